@@ -1,0 +1,70 @@
+# Every target works from a fresh clone with nothing but Python 3.11 or newer: the first one that needs
+# it builds .venv and installs the pinned requirements; later ones reuse it until the pins change.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+OUT ?= runs/demo
+ARGS ?=
+
+# The first interpreter that really runs and is new enough; `make PYTHON=/path/to/python` overrides it.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+
+# A stamp carries the checksum of what it stands for: changed pins, or a moved folder, install again.
+RUNTIME := $(VENV)/.runtime-$(shell { pwd; cat requirements.txt; } | cksum | cut -d' ' -f1)
+TESTING := $(VENV)/.testing-$(shell { pwd; cat requirements.txt requirements-test.txt; } | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench install clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(RUNTIME)  ## teacher -> three students -> samples -> scores, in $(OUT)
+	$(PY) demo/digits_demo.py --out "$(OUT)"
+
+test: $(TESTING)  ## run the tests (one file or option: make test ARGS="tests/test_x.py -x")
+	$(PY) -m pytest -q $(ARGS)
+
+lint: $(TESTING)  ## ruff check, ruff format --check, mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(TESTING)  ## let ruff repair what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(TESTING)  ## run every script in benchmarks/, results stay there
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+		test -f "$$script" || { echo "make bench: no script in benchmarks/" >&2; exit 1; }; \
+		echo "== $$script"; $(PY) "$$script"; done
+
+install: $(RUNTIME)  ## only build .venv with the pinned runtime
+
+clean:  ## delete caches and build leftovers; .venv and runs/ stay
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -path ./$(VENV) -prune -o -path ./runs -prune -o -type d -name __pycache__ -print | xargs rm -rf
+
+$(PY):
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found (looked for python3.11, python3," \
+		"python3.12, python3.13); install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "make: PYTHON=$(PYTHON) is Python \
+	%d.%d; lit_jax needs 3.11 or newer" % v[:2])'
+	@echo "make: building $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); echo "make: '$(PYTHON) -m venv' failed; on Debian" \
+		"and Ubuntu install the package python3-venv (or python3.11-venv) and try again" >&2; exit 1; }
+
+# The package itself is installed editable so that every script finds it from any folder. Without build
+# isolation pip uses the pinned setuptools installed one line above instead of asking the index for another.
+$(RUNTIME): | $(PY)
+	@echo "make: installing the pinned runtime (about 2.6 GB on disk; a few minutes the first time)"
+	$(PIP) install -r requirements.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/.runtime-* && touch $@
+
+$(TESTING): $(RUNTIME)
+	@echo "make: installing the pinned test tools"
+	$(PIP) install -r requirements-test.txt
+	@rm -f $(VENV)/.testing-* && touch $@

@@ -1,0 +1,307 @@
+"""Typed configuration: frozen dataclasses and the one border where a ConfigDict becomes typed.
+
+Floor 0: imports nothing of the package. Every default of the project lives in a field of this
+file or in a file of `configs/`; nothing is read with a fallback value anywhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+Size = int | tuple[int, int]
+
+# Fields of DiTConfig that say how a network is computed, not which network it is.
+COMPUTE_FIELDS = ("dtype", "remat", "scan_unroll")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that is no row of a table: lists the rows and the nearest one."""
+    rows = sorted(known)
+    near = difflib.get_close_matches(str(name), rows, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(rows)})")
+
+
+@dataclass(frozen=True)
+class DiTConfig:
+    """Architecture of a DiT or LiT. Arguments carry the names of the official implementation.
+
+    `num_heads` counts softmax heads for `mixer="softmax"` and linear-attention heads otherwise.
+    `num_classes=0` makes the model unconditional; `class_dropout_prob=0` removes the null row of
+    the label table. `kernel_size=None` removes the depth-wise convolution of a linear mixer.
+    """
+
+    family: str = "DiT"
+    mixer: str = "softmax"
+    input_size: Size = 32
+    patch_size: int = 2
+    in_channels: int = 4
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    class_dropout_prob: float = 0.1
+    learn_sigma: bool = True
+    qkv_bias: bool = True
+    kernel_size: int | None = 5
+    kernel_fn: str = "relu"
+    # How it is computed (see COMPUTE_FIELDS): never stored in a model folder.
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_unroll: int = 1
+
+    def __post_init__(self) -> None:
+        if isinstance(self.input_size, list):
+            object.__setattr__(self, "input_size", tuple(self.input_size))
+        for name in ("patch_size", "in_channels", "hidden_size", "depth", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.num_classes < 0:
+            raise ValueError(f"num_classes is {self.num_classes}; use 0 for an unconditional model")
+        if not 0.0 <= self.class_dropout_prob < 1.0:
+            raise ValueError(f"class_dropout_prob is {self.class_dropout_prob}; it must be in [0, 1)")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}"
+            )
+        if self.hidden_size % 4:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not divisible by 4, which the two-dimensional"
+                " sine-cosine position table needs"
+            )
+        for side in self.image_size:
+            if side < self.patch_size or side % self.patch_size:
+                raise ValueError(
+                    f"input_size {self.input_size} is not a multiple of patch_size {self.patch_size}"
+                )
+        if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
+            raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd, or None")
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the model input, in latent or image pixels."""
+        if isinstance(self.input_size, int):
+            return self.input_size, self.input_size
+        return self.input_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the token grid."""
+        height, width = self.image_size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def out_channels(self) -> int:
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def mlp_width(self) -> int:
+        return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def null_label(self) -> int | None:
+        """Index of the null class of classifier-free guidance, None if the model has none."""
+        return self.num_classes if self.num_classes and self.class_dropout_prob > 0 else None
+
+
+def architecture(config: DiTConfig) -> dict[str, Any]:
+    """The fields of `config` that define the network, ready for JSON."""
+    fields = dataclasses.asdict(config)
+    for name in COMPUTE_FIELDS:
+        del fields[name]
+    if isinstance(config.input_size, tuple):
+        fields["input_size"] = list(config.input_size)
+    return fields
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name (`zoo.SIZES` or a family) plus overrides of its architecture."""
+
+    name: str = "LiT-S/2"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_unroll: int = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training data: a row of the data registry, prepared under `data_dir`."""
+
+    name: str = "digits"
+    data_dir: str = "data"
+    split: str = "train"
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The forward process: betas of `schedule` over 1000 steps, learned-range variance."""
+
+    schedule: str = "linear"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Hybrid distillation, Eq. 5-7 of the LiT paper. `teacher=""` trains without a teacher.
+
+    `noise_weight` is lambda_1, `variance_weight` lambda_2, `variance_reading` a row of
+    `objectives.VARIANCE_READINGS`.
+    """
+
+    teacher: str = ""
+    noise_weight: float = 0.5
+    variance_weight: float = 0.05
+    variance_reading: str = "raw"
+
+
+@dataclass(frozen=True)
+class InheritConfig:
+    """Where a new run takes its first parameters from. `source=""` starts from scratch.
+
+    `reinitialise` lists regular expressions of paths that keep the student's own values although
+    the policy would inherit them; `freeze` lists paths that the optimiser never changes.
+    """
+
+    source: str = ""
+    policy: str = "all_but_attention"
+    reinitialise: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule.
+
+    `schedule` is a row of `training.optimizer.SCHEDULES`; `clip_norm=0` switches clipping off.
+    """
+
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Moving average of the parameters. With `warmup` the decay of step s is
+    min(decay, (1 + s) / (10 + s)), which keeps short runs free of their initial values."""
+
+    decay: float = 0.9999
+    warmup: bool = False
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices per mesh axis; one axis may be -1, which takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Sampling protocol of the grids drawn while training (`every=0`: none)."""
+
+    every: int = 0
+    count: int = 40
+    sampler: str = "ddim"
+    steps: str = "ddim25"
+    cfg_scale: float = 1.5
+    cfg_channels: str = "all"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole experiment; `configs/*.py` build it as a ConfigDict."""
+
+    seed: int = 0
+    total_steps: int = 400_000
+    batch_size: int = 256
+    model: ModelSpec = field(default_factory=ModelSpec)
+    data: DataConfig = field(default_factory=DataConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    inherit: InheritConfig = field(default_factory=InheritConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    log_every: int = 100
+    checkpoint_every: int = 50_000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.optimizer.accumulation < 1:
+            raise ValueError(
+                f"optimizer.accumulation is {self.optimizer.accumulation}; it must be at least 1"
+            )
+        if self.batch_size % self.optimizer.accumulation:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not divisible by"
+                f" optimizer.accumulation {self.optimizer.accumulation}"
+            )
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+    """Builds the dataclass `cls` from a (nested) mapping, strictly.
+
+    Raises ValueError for an unknown key (naming the nearest one) and for a value of another type.
+    """
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            raise unknown_name(f"key of {where}", key, names)
+        arguments[key] = _typed(hints[key], value, f"{where}.{key}")
+    return cls(**arguments)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`; integers are accepted where floats are asked for."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{where} is {value!r}; it must be a group of keys")
+        return from_mapping(hint, value, where)  # type: ignore[arg-type]
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in typing.get_args(hint):
+            try:
+                return _typed(option, value, where)
+            except ValueError:
+                continue
+    elif origin is tuple and isinstance(value, (tuple, list)):
+        item = typing.get_args(hint)[0]
+        return tuple(_typed(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint):
+        if not (hint is int and isinstance(value, bool)):
+            return value
+    name = getattr(hint, "__name__", str(hint))
+    raise ValueError(f"{where} is {value!r} ({type(value).__name__}); it must be {name}")

@@ -1,0 +1,63 @@
+"""Image <-> array conversions, and the augmentations of a training example.
+
+Letters: B batch, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+Example = Mapping[str, Any]
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+    """PNG or JPEG bytes to uint8 [H, W, C]; a grey image gets C = 1."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def to_float(images: np.ndarray) -> np.ndarray:
+    """uint8 [..., H, W, C] to float32 in [-1, 1]: u / 127.5 - 1."""
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def to_uint8(images: Any) -> np.ndarray:
+    """Model output in [-1, 1], any shape, to uint8: truncate(clamp(127.5 x + 128, 0, 255)).
+
+    The conversion of the official DiT `sample_ddp.py`, which truncates and does not round, so
+    `to_uint8(to_float(u)) == u` for every u. Computed in float32 as the official code does.
+
+    Raises ValueError when a value is NaN or infinite: a cast would hide it as some grey.
+    """
+    values = np.asarray(images, dtype=np.float32)
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {values.size} pixel values are not finite; the sampler diverged"
+            " (check the weights, the guidance scale and the compute dtype)"
+        )
+    return np.clip(np.float32(127.5) * values + np.float32(128.0), 0.0, 255.0).astype(np.uint8)
+
+
+def decode_example(example: Example) -> dict[str, Any]:
+    """A stored {"image": encoded bytes, "label"} as {"image": uint8 [H, W, C], "label": int32}."""
+    return {"image": decode_image(example["image"]), "label": np.int32(example["label"])}
+
+
+def normalise(batch: Example) -> dict[str, Any]:
+    """Replaces uint8 "image" by float32 in [-1, 1]; works on one example and on a batch."""
+    return {**batch, "image": to_float(batch["image"])}
+
+
+def flip_horizontally(example: Example, rng: np.random.Generator) -> dict[str, Any]:
+    """Mirrors left and right with probability 1/2. For natural images, never for digits."""
+    image_HxWxC = example["image"]
+    if rng.random() < 0.5:
+        image_HxWxC = image_HxWxC[:, ::-1]
+    return {**example, "image": image_HxWxC}

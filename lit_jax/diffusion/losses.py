@@ -1,0 +1,295 @@
+"""Losses of a diffusion process: simple, variational and hybrid, and bits per dimension.
+
+Shape letters as in `gaussian.py`. Every loss is per image, float32 [B]; means over the batch are
+taken by the caller. Bits are base-2 and per dimension (pixel and channel).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lit_jax.config import unknown_name
+from lit_jax.diffusion.gaussian import (
+    GaussianProcess,
+    epsilon_from_x_start,
+    original_timesteps,
+    p_mean_variance,
+    q_mean_variance,
+    q_posterior,
+    q_sample,
+    split_output,
+)
+from lit_jax.diffusion.schedule import REFERENCE_STEPS
+
+Losses = dict[str, jax.Array]
+Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
+NoiseFn = Callable[[jax.Array], jax.Array]
+
+# Half the width of one of the 256 grey levels of data scaled to [-1, 1].
+HALF_BIN = 1.0 / 255.0
+SMALLEST_PROBABILITY = 1e-12
+
+
+class VariationalTerm(NamedTuple):
+    """One term of the variational bound in bits per dimension, and the x_0 behind it."""
+
+    bits_B: jax.Array
+    x_start_BxHxWxC: jax.Array
+
+
+def image_mean(values_BxHxWxC: jax.Array) -> jax.Array:
+    """Mean over everything but the batch, [B]."""
+    return jnp.mean(values_BxHxWxC, axis=tuple(range(1, values_BxHxWxC.ndim)))
+
+
+def gaussian_kl(
+    mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array
+) -> jax.Array:
+    """KL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise over broadcast arguments."""
+    return 0.5 * (
+        -1.0
+        + log_variance2
+        - log_variance1
+        + jnp.exp(log_variance1 - log_variance2)
+        + jnp.square(mean1 - mean2) * jnp.exp(-log_variance2)
+    )
+
+
+@jax.custom_jvp
+def saturating_tanh(u: jax.Array) -> jax.Array:
+    """tanh, correct to the last bit where it approaches 1, elementwise float32.
+
+    The tails of the likelihood are log(1 - tanh): one unit in the last place of tanh is a factor
+    of two there, and XLA's own tanh reaches 1 too early (|u| = 8.0 in place of 9.0). The
+    derivative is formed from the rounded value, so that the slope of log(1 - tanh) stays 2.
+    """
+    decay = jnp.exp(-2.0 * jnp.abs(u))
+    return jnp.where(
+        jnp.abs(u) < 1.0, jnp.tanh(u), jnp.sign(u) * (1.0 - 2.0 * decay / (1.0 + decay))
+    )
+
+
+saturating_tanh.defjvps(lambda tangent, tanh_u, u: tangent * (1.0 - tanh_u) * (1.0 + tanh_u))
+
+
+def normal_cdf(z: jax.Array) -> jax.Array:
+    """Standard normal distribution function in the tanh approximation that iDDPM trains with."""
+    return 0.5 * (1.0 + saturating_tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
+
+
+def discretised_log_likelihood(
+    x_BxHxWxC: jax.Array, mean_BxHxWxC: jax.Array, log_scale: jax.Array
+) -> jax.Array:
+    """Log probability in nats of the grey level of x under a Gaussian, DDPM Eq. 13, elementwise.
+
+    log_scale: logarithm of the standard deviation. The bins at -1 and 1 reach to infinity.
+    """
+    centred_BxHxWxC = x_BxHxWxC - mean_BxHxWxC
+    inverse = jnp.exp(-log_scale)
+    cdf_upper = normal_cdf(inverse * (centred_BxHxWxC + HALF_BIN))
+    cdf_lower = normal_cdf(inverse * (centred_BxHxWxC - HALF_BIN))
+    probability = jnp.where(
+        x_BxHxWxC < -0.999,
+        cdf_upper,
+        jnp.where(x_BxHxWxC > 0.999, 1.0 - cdf_lower, cdf_upper - cdf_lower),
+    )
+    return jnp.log(jnp.maximum(probability, SMALLEST_PROBABILITY))
+
+
+def variational_term(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    clip_denoised: bool = False,
+) -> VariationalTerm:
+    """The term of the bound that belongs to step i, DDPM Eq. 5, in bits per dimension.
+
+    KL(q(x_{t-1} | x_t, x_0) || p) for i > 0, and the discretised negative log-likelihood for i = 0.
+    """
+    true = q_posterior(process, x_start_BxHxWxC, x_t_BxHxWxC, i_B)
+    model = p_mean_variance(process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised)
+    kl_B = image_mean(
+        gaussian_kl(true.mean_BxHxWxC, true.log_variance, model.mean_BxHxWxC, model.log_variance)
+    )
+    nll_B = -image_mean(
+        discretised_log_likelihood(x_start_BxHxWxC, model.mean_BxHxWxC, 0.5 * model.log_variance)
+    )
+    bits_B = jnp.where(i_B == 0, nll_B, kl_B) / math.log(2.0)
+    return VariationalTerm(bits_B, model.x_start_BxHxWxC)
+
+
+def simple_term(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> jax.Array:
+    """L_simple, DDPM Eq. 14: mean squared error of the prediction (noise or x_0), [B]."""
+    channels = x_start_BxHxWxC.shape[-1]
+    prediction_BxHxWxC, _ = split_output(process, model_out_BxHxWxK, channels)
+    target_BxHxWxC = noise_BxHxWxC if process.mean_type == "epsilon" else x_start_BxHxWxC
+    return image_mean(jnp.square(target_BxHxWxC - prediction_BxHxWxC))
+
+
+def variance_term(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+) -> jax.Array:
+    """L_vlb as iDDPM Eq. 16 uses it, bits [B]: the mean is held constant, so only Sigma learns."""
+    prediction_BxHxWxC, v_BxHxWxC = split_output(
+        process, model_out_BxHxWxK, x_start_BxHxWxC.shape[-1]
+    )
+    assert v_BxHxWxC is not None  # callers ask `process.learns_variance` first
+    constant_BxHxWxC = jax.lax.stop_gradient(prediction_BxHxWxC)
+    frozen_BxHxWxK = jnp.concatenate([constant_BxHxWxC, v_BxHxWxC], axis=-1)
+    return variational_term(process, frozen_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B).bits_B
+
+
+def mse_loss(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+    vb_weight: float = 1.0,
+) -> Losses:
+    """L_simple, plus `vb_weight` times the variance term if the variance is learned (DiT: 1)."""
+    mse_B = simple_term(process, model_out_BxHxWxK, x_start_BxHxWxC, noise_BxHxWxC)
+    if not process.learns_variance:
+        return {"loss": mse_B, "mse": mse_B}
+    vb_B = vb_weight * variance_term(process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B)
+    return {"loss": mse_B + vb_B, "mse": mse_B, "vb": vb_B}
+
+
+def rescaled_mse_loss(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> Losses:
+    """`mse_loss` with the variance term times n / 1000: iDDPM Eq. 16, lambda = 0.001 on the sum."""
+    weight = process.num_steps / REFERENCE_STEPS
+    return mse_loss(
+        process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC, weight
+    )
+
+
+def kl_loss(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> Losses:
+    """L_vlb of iDDPM, section 3.1: one term of the bound, training the mean and the variance."""
+    del noise_BxHxWxC  # x_t holds it already; the argument keeps one signature for all rows
+    return {
+        "loss": variational_term(
+            process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B
+        ).bits_B
+    }
+
+
+def rescaled_kl_loss(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> Losses:
+    """`kl_loss` times n: an unbiased estimate of the whole sum of terms when i is uniform."""
+    losses = kl_loss(process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC)
+    return {"loss": process.num_steps * losses["loss"]}
+
+
+LOSSES: dict[str, Callable[..., Losses]] = {
+    "mse": mse_loss,
+    "rescaled_mse": rescaled_mse_loss,
+    "kl": kl_loss,
+    "rescaled_kl": rescaled_kl_loss,
+}
+
+
+def training_losses(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+    loss_type: str = "mse",
+) -> Losses:
+    """Losses of the named row of `LOSSES`, [B] each: "loss", and "mse" and "vb" where they exist.
+
+    x_t must be `q_sample(process, x_start, i, noise)`, and model_out the network's answer to it.
+    """
+    if loss_type not in LOSSES:
+        raise unknown_name("loss type", loss_type, LOSSES)
+    return LOSSES[loss_type](
+        process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC
+    )
+
+
+def prior_bits(process: GaussianProcess, x_start_BxHxWxC: jax.Array) -> jax.Array:
+    """KL(q(x_T | x_0) || N(0, I)) in bits per dimension, the L_T of DDPM Eq. 5, [B]."""
+    last_B = jnp.full(x_start_BxHxWxC.shape[0], process.num_steps - 1)
+    q = q_mean_variance(process, x_start_BxHxWxC, last_B)
+    zero = jnp.zeros(())
+    return image_mean(gaussian_kl(q.mean_BxHxWxC, q.log_variance, zero, zero)) / math.log(2.0)
+
+
+def bits_per_dimension(
+    denoiser: Denoiser,
+    process: GaussianProcess,
+    x_start_BxHxWxC: jax.Array,
+    noise_fn: NoiseFn,
+    *,
+    clip_denoised: bool = True,
+) -> Losses:
+    """The whole bound (DDPM Eq. 5) with one noise draw per step, as one compiled loop.
+
+    noise_fn(i) -> [B, H, W, C] for every step index i of the process.
+    Returns "total_bpd" and "prior_bpd" [B], and per step "vb" (bits), "x_start_mse" and "mse"
+    (of the noise) [B, n], ordered by step index.
+    """
+    batch = x_start_BxHxWxC.shape[0]
+
+    def step(_: None, i: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array, jax.Array]]:
+        i_B = jnp.full(batch, i)
+        noise_BxHxWxC = noise_fn(i)
+        x_t_BxHxWxC = q_sample(process, x_start_BxHxWxC, i_B, noise_BxHxWxC)
+        model_out_BxHxWxK = denoiser(x_t_BxHxWxC, original_timesteps(process, i_B))
+        term = variational_term(
+            process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, clip_denoised
+        )
+        epsilon_BxHxWxC = epsilon_from_x_start(process, x_t_BxHxWxC, term.x_start_BxHxWxC, i_B)
+        return None, (
+            term.bits_B,
+            image_mean(jnp.square(term.x_start_BxHxWxC - x_start_BxHxWxC)),
+            image_mean(jnp.square(epsilon_BxHxWxC - noise_BxHxWxC)),
+        )
+
+    _, (vb_nxB, x_start_mse_nxB, mse_nxB) = jax.lax.scan(step, None, jnp.arange(process.num_steps))
+    prior_B = prior_bits(process, x_start_BxHxWxC)
+    return {
+        "total_bpd": vb_nxB.sum(0) + prior_B,
+        "prior_bpd": prior_B,
+        "vb": vb_nxB.T,
+        "x_start_mse": x_start_mse_nxB.T,
+        "mse": mse_nxB.T,
+    }

@@ -1,0 +1,190 @@
+"""Samplers: free functions of one signature around a denoiser, each one compiled loop.
+
+Shape letters as in `gaussian.py`. A denoiser maps (x [B, H, W, C], original timesteps int [B]) to
+the network output [B, H, W, K]; guidance is a denoiser too (`guidance.guided`). Noise comes from
+`noise_fn(i)`, a function of the step index alone, so that no generator is carried along and image
+b is the same in any batch and on any number of devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lit_jax.diffusion.gaussian import (
+    GaussianProcess,
+    epsilon_from_x_start,
+    gather,
+    original_timesteps,
+    p_mean_variance,
+)
+from lit_jax.diffusion.losses import Denoiser, NoiseFn
+
+Progress = Callable[[int], None]
+# (network output, x_t, step indices, noise) -> x_{t-1}
+Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def image_keys(job_key: jax.Array, image_index_B: jax.Array) -> jax.Array:
+    """One key per image, a function of the job's key and the image's global index only, [B]."""
+    return jax.vmap(lambda index: jax.random.fold_in(job_key, index))(image_index_B)
+
+
+def per_image_noise(keys_B: jax.Array, shape: tuple[int, int, int]) -> tuple[jax.Array, NoiseFn]:
+    """(x_T [B, H, W, C], noise_fn) from one key per image; shape is (H, W, C).
+
+    x_T of image b is normal(fold_in(keys[b], 0)), its noise at step i is
+    normal(fold_in(keys[b], i + 1)): neither depends on the batch around it.
+    """
+
+    def draw(number: jax.Array | int) -> jax.Array:
+        def one(key: jax.Array) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key, number), shape)
+
+        return jax.vmap(one)(keys_B)
+
+    return draw(0), lambda i: draw(i + 1)
+
+
+def p_sample(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+    clip_denoised: bool = False,
+) -> jax.Array:
+    """x_{t-1} = mean + sqrt(Sigma) noise, without noise at i = 0 (DDPM, Algorithm 2)."""
+    model = p_mean_variance(process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised)
+    deviation = jnp.exp(0.5 * model.log_variance)
+    return model.mean_BxHxWxC + _unless_first(i_B) * deviation * noise_BxHxWxC
+
+
+def ddim_sample(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+    clip_denoised: bool = False,
+    eta: float = 0.0,
+) -> jax.Array:
+    """x_{t-1} by DDIM Eq. 12 (Song et al. 2021) with sigma of Eq. 16; eta 0 is deterministic.
+
+    The noise is derived again from x_0, so that clipping x_0 also changes the direction.
+    """
+    x_start_BxHxWxC = p_mean_variance(
+        process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised
+    ).x_start_BxHxWxC
+    epsilon_BxHxWxC = epsilon_from_x_start(process, x_t_BxHxWxC, x_start_BxHxWxC, i_B)
+    sigma = ddim_sigmas(process, eta)
+    direction = np.sqrt(np.maximum(1.0 - process.alphas_cumprod_prev - sigma**2, 0.0))
+    return (
+        gather(np.sqrt(process.alphas_cumprod_prev), i_B) * x_start_BxHxWxC
+        + gather(direction, i_B) * epsilon_BxHxWxC
+        + _unless_first(i_B) * gather(sigma, i_B) * noise_BxHxWxC
+    )
+
+
+def ddim_reverse(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    clip_denoised: bool = False,
+) -> jax.Array:
+    """x_{t+1} by the deterministic DDIM ODE run towards noise (DDIM, section 4.3)."""
+    x_start_BxHxWxC = p_mean_variance(
+        process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised
+    ).x_start_BxHxWxC
+    epsilon_BxHxWxC = epsilon_from_x_start(process, x_t_BxHxWxC, x_start_BxHxWxC, i_B)
+    return (
+        gather(np.sqrt(process.alphas_cumprod_next), i_B) * x_start_BxHxWxC
+        + gather(np.sqrt(1.0 - process.alphas_cumprod_next), i_B) * epsilon_BxHxWxC
+    )
+
+
+def ddim_sigmas(process: GaussianProcess, eta: float) -> np.ndarray:
+    """Noise level of every DDIM step, Eq. 16, float64 [n]; eta 1 is the DDPM posterior."""
+    now, prev = process.alphas_cumprod, process.alphas_cumprod_prev
+    return eta * np.sqrt((1.0 - prev) / (1.0 - now)) * np.sqrt(1.0 - now / prev)
+
+
+def ddpm(
+    denoiser: Denoiser,
+    process: GaussianProcess,
+    x_T_BxHxWxC: jax.Array,
+    noise_fn: NoiseFn,
+    *,
+    clip_denoised: bool = False,
+    progress: Progress | None = None,
+) -> jax.Array:
+    """Ancestral sampling (DDPM, Algorithm 2) from x_T to x_0, [B, H, W, C].
+
+    noise_fn(i) -> [B, H, W, C] for step index i, which runs from n - 1 down to 0.
+    progress(i), if given, is called on the host after every step, not necessarily in order.
+    """
+
+    def step(out: jax.Array, x: jax.Array, i_B: jax.Array, noise: jax.Array) -> jax.Array:
+        return p_sample(process, out, x, i_B, noise, clip_denoised)
+
+    return _loop(step, denoiser, process, x_T_BxHxWxC, noise_fn, progress)
+
+
+def ddim(
+    denoiser: Denoiser,
+    process: GaussianProcess,
+    x_T_BxHxWxC: jax.Array,
+    noise_fn: NoiseFn,
+    *,
+    clip_denoised: bool = False,
+    progress: Progress | None = None,
+    eta: float = 0.0,
+) -> jax.Array:
+    """DDIM (Song et al. 2021) from x_T to x_0, [B, H, W, C]; with eta 0 no noise is ever drawn.
+
+    Arguments as in `ddpm`; eta scales the noise between the ODE (0) and the DDPM posterior (1).
+    """
+    if eta < 0:
+        raise ValueError(f"eta is {eta}; it must be 0 (deterministic) or positive (1: DDPM)")
+
+    def step(out: jax.Array, x: jax.Array, i_B: jax.Array, noise: jax.Array) -> jax.Array:
+        return ddim_sample(process, out, x, i_B, noise, clip_denoised, eta)
+
+    silent = jnp.zeros_like(x_T_BxHxWxC)
+    source = noise_fn if eta > 0 else lambda i: silent
+    return _loop(step, denoiser, process, x_T_BxHxWxC, source, progress)
+
+
+SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddpm": ddpm, "ddim": ddim}
+
+
+def _unless_first(i_B: jax.Array) -> jax.Array:
+    """1 for every step that adds noise, 0 for i = 0; float32 [B, 1, 1, 1]."""
+    return (i_B != 0).astype(jnp.float32)[:, None, None, None]
+
+
+def _loop(
+    step: Step,
+    denoiser: Denoiser,
+    process: GaussianProcess,
+    x_T_BxHxWxC: jax.Array,
+    noise_fn: NoiseFn,
+    progress: Progress | None,
+) -> jax.Array:
+    """Runs `step` for i = n - 1 .. 0 as one `fori_loop`; the program is as large as one step."""
+    last = process.num_steps - 1
+
+    def body(k: jax.Array, x_t_BxHxWxC: jax.Array) -> jax.Array:
+        i = last - k
+        i_B = jnp.full(x_t_BxHxWxC.shape[0], i)
+        model_out_BxHxWxK = denoiser(x_t_BxHxWxC, original_timesteps(process, i_B))
+        x_BxHxWxC = step(model_out_BxHxWxK, x_t_BxHxWxC, i_B, noise_fn(i))
+        if progress is not None:
+            jax.debug.callback(progress, i)
+        return x_BxHxWxC
+
+    return jax.lax.fori_loop(0, process.num_steps, body, x_T_BxHxWxC)

@@ -1,0 +1,1 @@
+"""Measuring generated images: features, scores in float64, the digit judge, pictures, reports."""

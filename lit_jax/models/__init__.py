@@ -1,0 +1,1 @@
+"""Networks as Flax NNX modules: layers, mixers, DiT and the table of named sizes."""

@@ -1,0 +1,146 @@
+"""Diffusion transformer (Peebles & Xie 2023) with an exchangeable token mixer.
+
+B batch, N tokens, D hidden size, H x W input, C input channels. DiT and LiT are this one class;
+they differ in the mixer of their config.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lit_jax.config import DiTConfig, unknown_name
+from lit_jax.models.attention import make_mixer
+from lit_jax.models.layers import (
+    Dense,
+    LabelEmbedder,
+    Mlp,
+    TimestepEmbedder,
+    layer_norm,
+    modulate,
+    patchify,
+    sincos_position_table,
+    unpatchify,
+    xavier_uniform,
+    zeros,
+)
+
+# What a block keeps for the backward pass.
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class DiTBlock(nnx.Module):
+    """adaLN-Zero block: x += gate * mixer(mod(LN x)); x += gate * mlp(mod(LN x))."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        D, dtype = config.hidden_size, config.dtype
+        self.attn = make_mixer(config, rngs)
+        self.mlp = Mlp(D, config.mlp_width, dtype=dtype, rngs=rngs)
+        self.adaln = Dense(D, 6 * D, kernel_init=zeros, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_BxNxD: jax.Array, c_BxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        modulation = jnp.split(self.adaln(jax.nn.silu(c_BxD)), 6, axis=-1)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
+        x = x_BxNxD
+        attended = self.attn(modulate(layer_norm(x), shift_attn, scale_attn), grid)
+        x = x + gate_attn[:, None] * attended
+        return x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+
+
+class FinalLayer(nnx.Module):
+    """Modulated layer norm and the linear map to patches: [B, N, D] -> [B, N, p*p*C_out]."""
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        D, dtype = config.hidden_size, config.dtype
+        features = config.patch_size**2 * config.out_channels
+        self.adaln = Dense(D, 2 * D, kernel_init=zeros, dtype=dtype, rngs=rngs)
+        self.linear = Dense(D, features, kernel_init=zeros, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x_BxNxD: jax.Array, c_BxD: jax.Array) -> jax.Array:
+        shift, scale = jnp.split(self.adaln(jax.nn.silu(c_BxD)), 2, axis=-1)
+        return self.linear(modulate(layer_norm(x_BxNxD), shift, scale))
+
+
+class DiT(nnx.Module):
+    """The network: `model(x, t, cond)`.
+
+    x     float [B, H, W, C], NHWC, of the size in `config`
+    t     int or float [B], original timesteps 0..999
+    cond  int [B] labels (`num_classes` is the null class), None for an unconditional model
+    ->    float32 [B, H, W, 2C] with `learn_sigma` (noise, then variance channels), else [B, H, W, C]
+
+    Raises ValueError when x has another size, or cond is missing or superfluous. Label dropout
+    belongs to the training step, so that a teacher and a student see the same labels.
+    """
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        if config.remat not in REMAT_POLICIES:
+            raise unknown_name("remat policy", config.remat, REMAT_POLICIES)
+        D, dtype = config.hidden_size, config.dtype
+        patch_features = config.patch_size**2 * config.in_channels
+        self.config = config
+        self.x_embedder = Dense(
+            patch_features, D, kernel_init=xavier_uniform(patch_features, D), dtype=dtype, rngs=rngs
+        )
+        self.t_embedder = TimestepEmbedder(D, dtype=dtype, rngs=rngs)
+        rows = config.num_classes + (config.null_label is not None)
+        self.y_embedder = LabelEmbedder(rows, D, dtype=dtype, rngs=rngs) if rows else None
+        # One module whose parameters carry a leading depth axis; the forward pass scans over it.
+        self.blocks = nnx.vmap(lambda r: DiTBlock(config, rngs=r))(rngs.split(config.depth))
+        self.final_layer = FinalLayer(config, rngs=rngs)
+
+    def __call__(
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
+    ) -> jax.Array:
+        return self._forward(x_BxHxWxC, t_B, cond_B, keep_blocks=False)[0]
+
+    def with_activations(
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for diagnosis."""
+        return self._forward(x_BxHxWxC, t_B, cond_B, keep_blocks=True)
+
+    def _forward(
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None, keep_blocks: bool
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        config = self.config
+        self._check_input(x_BxHxWxC, cond_B)
+        x_BxNxD = self.x_embedder(patchify(x_BxHxWxC, config.patch_size))
+        position_NxD = sincos_position_table(config.grid, config.hidden_size)
+        x_BxNxD = x_BxNxD + jnp.asarray(position_NxD, config.dtype)
+        c_BxD = self.t_embedder(t_B)
+        if self.y_embedder is not None:
+            c_BxD = c_BxD + self.y_embedder(cond_B)
+
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def block(x: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array | None]:
+            x = nnx.merge(graphdef, parameters)(x, c_BxD, config.grid)
+            return x, x if keep_blocks else None
+
+        if (policy := REMAT_POLICIES[config.remat]) is not None:
+            block = jax.checkpoint(block, policy=policy, prevent_cse=False)
+        y_BxNxD, kept = jax.lax.scan(block, x_BxNxD, stacked, unroll=config.scan_unroll)
+        out = self.final_layer(y_BxNxD, c_BxD).astype(jnp.float32)
+        activations = {"embedding": x_BxNxD, "blocks": kept} if keep_blocks else {}
+        return unpatchify(out, config.grid, config.patch_size), activations
+
+    def _check_input(self, x_BxHxWxC: jax.Array, cond_B: jax.Array | None) -> None:
+        expected = (*self.config.image_size, self.config.in_channels)
+        if x_BxHxWxC.ndim != 4 or x_BxHxWxC.shape[1:] != expected:
+            raise ValueError(
+                f"input of shape {x_BxHxWxC.shape}; this model takes [batch, height, width,"
+                f" channels] = [B, {', '.join(map(str, expected))}]"
+            )
+        if (cond_B is None) != (self.y_embedder is None):
+            raise ValueError(
+                f"labels are {'missing' if cond_B is None else 'given'}, but the model has"
+                f" num_classes={self.config.num_classes}"
+            )

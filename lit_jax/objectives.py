@@ -1,0 +1,202 @@
+"""Training objective of LiT (Eq. 5-7 of the paper): diffusion loss plus hybrid distillation.
+
+L = L_simple + lambda_1 L_noise + lambda_2 L_var. Each term is a pure function that returns
+(loss, metrics), both means over the batch; `hybrid_objective` writes their sum. L_simple is the
+loss DiT is trained with, mean squared error plus the variational term: the student learns its
+variance too, and with lambda_2 = 0 nothing else would train those channels.
+
+Shape letters: B images, H height, W width, C image channels, K channels of a network output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from lit_jax.config import DistillConfig, unknown_name
+from lit_jax.diffusion.gaussian import GaussianProcess, learned_range_log_variance, split_output
+from lit_jax.diffusion.losses import training_losses
+
+Metrics = dict[str, jax.Array]
+Term = tuple[jax.Array, Metrics]
+# (student_out, teacher_out or None, x_start, x_t, step indices, noise) -> (loss, metrics)
+Objective = Callable[
+    [jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array, jax.Array], Term
+]
+
+
+def diffusion_loss(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> Term:
+    """L_simple of LiT's Eq. 5 in the form of DiT: mse, plus vb in bits if the variance is learned.
+
+    i: int [B], step indices of `process`. Metrics: "mse" and, where it exists, "vb".
+    """
+    losses = training_losses(
+        process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC
+    )
+    means = {name: jnp.mean(values_B) for name, values_B in losses.items()}
+    return means.pop("loss"), means
+
+
+def noise_distillation(
+    process: GaussianProcess,
+    student_out_BxHxWxK: jax.Array,
+    teacher_out_BxHxWxK: jax.Array,
+    channels: int,
+) -> Term:
+    """L_noise, LiT Eq. 6: mean over B, H, W, C of (epsilon_teacher - epsilon_student)^2.
+
+    channels: C of the images, of which `process` tells what the outputs hold.
+    """
+    student_BxHxWxC, _ = split_output(process, student_out_BxHxWxK, channels)
+    teacher_BxHxWxC, _ = split_output(process, teacher_out_BxHxWxK, channels)
+    loss = jnp.mean(jnp.square(teacher_BxHxWxC - student_BxHxWxC))
+    return loss, {"noise_distillation": loss}
+
+
+def raw_reading(process: GaussianProcess, v_BxHxWxC: jax.Array, i_B: jax.Array) -> jax.Array:
+    """The variance channels as the network returns them."""
+    del process, i_B
+    return v_BxHxWxC
+
+
+def variance_reading(process: GaussianProcess, v_BxHxWxC: jax.Array, i_B: jax.Array) -> jax.Array:
+    """The variance Sigma itself, iDDPM Eq. 15."""
+    return jnp.exp(learned_range_log_variance(process, v_BxHxWxC, i_B))
+
+
+# What "Sigma" means in Eq. 7, as a function (process, variance channels, step indices).
+VARIANCE_READINGS: dict[str, Callable[[GaussianProcess, jax.Array, jax.Array], jax.Array]] = {
+    "raw": raw_reading,
+    "log_variance": learned_range_log_variance,
+    "variance": variance_reading,
+}
+
+
+def variance_distillation(
+    process: GaussianProcess,
+    student_out_BxHxWxK: jax.Array,
+    teacher_out_BxHxWxK: jax.Array,
+    i_B: jax.Array,
+    channels: int,
+    reading: str = "raw",
+) -> Term:
+    """L_var, LiT Eq. 7: mean over B, H, W, C of (Sigma_teacher - Sigma_student)^2.
+
+    The paper does not say in which form Sigma is compared, and has no public code. "raw" compares
+    the network's variance channels v, which have the same unit scale at every t, and is the
+    default because the other readings leave almost nothing to learn from: Sigma itself
+    ("variance") is at most 0.02, so that two unrelated outputs of unit scale are 2e-10 apart and
+    the paper's lambda_2 = 0.05 would be numerically void, while it reports an effect on FID
+    (51.13 to 50.79). log Sigma ("log_variance") is v times (log beta - log beta~) / 2, which is
+    0.30 at t = 0 and 0.39 at t = 1, but 0.009 at t = 100 and 4e-7 at t = 999: only the first few
+    timesteps would contribute.
+    Raises ValueError for an unknown reading, or if the process does not learn its variance.
+    """
+    _check_reading(process, reading)
+    read = VARIANCE_READINGS[reading]
+    _, student_v_BxHxWxC = split_output(process, student_out_BxHxWxK, channels)
+    _, teacher_v_BxHxWxC = split_output(process, teacher_out_BxHxWxK, channels)
+    assert student_v_BxHxWxC is not None and teacher_v_BxHxWxC is not None  # checked above
+    difference_BxHxWxC = read(process, teacher_v_BxHxWxC, i_B) - read(
+        process, student_v_BxHxWxC, i_B
+    )
+    loss = jnp.mean(jnp.square(difference_BxHxWxC))
+    return loss, {"variance_distillation": loss}
+
+
+def hybrid_distillation(
+    process: GaussianProcess,
+    student_out_BxHxWxK: jax.Array,
+    teacher_out_BxHxWxK: jax.Array,
+    i_B: jax.Array,
+    channels: int,
+    settings: DistillConfig,
+) -> Term:
+    """lambda_1 L_noise + lambda_2 L_var; a term of weight 0 is neither computed nor reported.
+
+    The teacher is a constant: this is the one place where its gradient is stopped.
+    """
+    teacher_out_BxHxWxK = jax.lax.stop_gradient(teacher_out_BxHxWxK)
+    total = jnp.zeros(())
+    metrics: Metrics = {}
+    if settings.noise_weight > 0:
+        loss, logged = noise_distillation(
+            process, student_out_BxHxWxK, teacher_out_BxHxWxK, channels
+        )
+        total, metrics = total + settings.noise_weight * loss, metrics | logged
+    if settings.variance_weight > 0:
+        loss, logged = variance_distillation(
+            process,
+            student_out_BxHxWxK,
+            teacher_out_BxHxWxK,
+            i_B,
+            channels,
+            settings.variance_reading,
+        )
+        total, metrics = total + settings.variance_weight * loss, metrics | logged
+    return total, metrics
+
+
+def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objective:
+    """The objective of a run, LiT Eq. 5, as one pure function for the training step.
+
+    With `settings.teacher == ""` it is the diffusion loss alone and expects no teacher output.
+    Raises ValueError, before anything compiles, for a negative weight, an unknown reading, or
+    variance distillation on a process that does not learn its variance.
+    """
+    for name in ("noise_weight", "variance_weight"):
+        if getattr(settings, name) < 0:
+            raise ValueError(f"{name} is {getattr(settings, name)}; it must be 0 or positive")
+    if settings.teacher and settings.variance_weight > 0:
+        _check_reading(process, settings.variance_reading)
+
+    def objective(
+        student_out_BxHxWxK: jax.Array,
+        teacher_out_BxHxWxK: jax.Array | None,
+        x_start_BxHxWxC: jax.Array,
+        x_t_BxHxWxC: jax.Array,
+        i_B: jax.Array,
+        noise_BxHxWxC: jax.Array,
+    ) -> Term:
+        if (teacher_out_BxHxWxK is not None) != bool(settings.teacher):
+            given = "none" if teacher_out_BxHxWxK is None else "one"
+            raise ValueError(
+                f"the objective was given {given} teacher output, but distill.teacher is"
+                f" {settings.teacher!r}: pass an output exactly if a teacher is named"
+            )
+        loss, metrics = diffusion_loss(
+            process, student_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC
+        )
+        if teacher_out_BxHxWxK is not None:
+            distilled, logged = hybrid_distillation(
+                process,
+                student_out_BxHxWxK,
+                teacher_out_BxHxWxK,
+                i_B,
+                x_start_BxHxWxC.shape[-1],
+                settings,
+            )
+            loss, metrics = loss + distilled, metrics | logged
+        return loss, {"loss": loss} | metrics
+
+    return objective
+
+
+def _check_reading(process: GaussianProcess, reading: str) -> None:
+    """Stops variance distillation that has no meaning."""
+    if reading not in VARIANCE_READINGS:
+        raise unknown_name("variance reading", reading, VARIANCE_READINGS)
+    if not process.learns_variance:
+        raise ValueError(
+            f"variance distillation needs a learned variance, but the process has var_type"
+            f" {process.var_type!r}: set variance_weight to 0 or train with learn_sigma"
+        )

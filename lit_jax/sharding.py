@@ -1,0 +1,115 @@
+"""The device mesh, and which axis of which array lies on it.
+
+Models know nothing of this: a parameter gets its placement from its path, by the first table
+below. Optimiser moments and EMA end in the same paths and follow the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from lit_jax.config import MeshConfig
+
+BATCH_AXES = ("data", "fsdp")
+"""A batch is split over all devices of both axes."""
+
+# (pattern of the path, axes of the array). Stacked blocks have the depth first, which no device
+# splits: the scan over depth then gathers one layer at a time.
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"blocks/(attn/(q|k|v|out)|mlp/fc\d|adaln)/kernel$", (None, "fsdp", None)),
+    (r"(t_embedder/fc\d|final_layer/(adaln|linear))/kernel$", ("fsdp", None)),
+    (r"(x_embedder/kernel|y_embedder/embedding)$", (None, "fsdp")),
+    (r"(bias|dwc/kernel|attn/scale)$", ()),
+)
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """A mesh with axes `data` and `fsdp` over all devices.
+
+    One size may be -1 and takes the rest. Raises ValueError when the product does not match the
+    number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp]
+    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+        raise ValueError(f"mesh data={sizes[0]}, fsdp={sizes[1]}: sizes are positive, at most one -1")
+    if -1 in sizes:
+        rest = math.prod(size for size in sizes if size != -1)
+        if len(devices) % rest:
+            raise ValueError(
+                f"mesh data={sizes[0]}, fsdp={sizes[1]} does not divide {len(devices)} devices"
+            )
+        sizes[sizes.index(-1)] = len(devices) // rest
+    if math.prod(sizes) != len(devices):
+        raise ValueError(
+            f"mesh data={sizes[0]}, fsdp={sizes[1]} needs {math.prod(sizes)} devices,"
+            f" but there are {len(devices)}; set mesh.data or mesh.fsdp"
+        )
+    return Mesh(np.asarray(devices).reshape(sizes), BATCH_AXES)
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """A key path as `a/b/c`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The placement of one array. Raises ValueError if no rule or two different rules match, or if
+    an axis is not divisible by the devices it would be split over."""
+    if not shape:
+        return PartitionSpec()
+    found = {axes for pattern, axes in RULES if re.search(pattern, path)}
+    if len(found) != 1:
+        what = "no sharding rule matches" if not found else f"conflicting rules {found} match"
+        raise ValueError(f"{what} {path!r} of shape {shape}; add a row to sharding.RULES")
+    axes = found.pop()
+    for size, axis in zip(shape, axes, strict=False):
+        if axis is not None and size % mesh.shape[axis]:
+            raise ValueError(
+                f"axis of {size} of {path!r} {shape} is not divisible by mesh.{axis}"
+                f"={mesh.shape[axis]}; choose a divisor of {size}"
+            )
+    return PartitionSpec(*axes)
+
+
+def tree_shardings(abstract: Any, mesh: Mesh) -> Any:
+    """A NamedSharding per leaf of a tree of arrays or shapes (parameters or a whole state)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, spec_of(path_string(path), leaf.shape, mesh)),
+        abstract,
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Examples split over all devices; other axes whole."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Per-process arrays [local batch, ...] -> global arrays split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def place_params(params: Any, mesh: Mesh) -> Any:
+    """Host arrays (the same on every process) -> global arrays by the parameter rules."""
+    shardings = tree_shardings(params, mesh)
+
+    def place(array: Any, sharding: NamedSharding) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, params, shardings)

@@ -1,0 +1,1 @@
+"""Training: state, optimiser, the jitted step, checkpoints and metrics."""

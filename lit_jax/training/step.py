@@ -1,0 +1,130 @@
+"""One training step as a pure function of (task, state, teacher, batch)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lit_jax.config import EmaConfig
+from lit_jax.diffusion.gaussian import GaussianProcess, q_sample
+from lit_jax.training.optimizer import ema_decay, update_ema
+from lit_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Apply = Callable[..., jax.Array]
+Objective = Callable[..., tuple[jax.Array, Metrics]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The static half of a step. `teacher` is None when nothing is distilled.
+
+    `null_label` and `label_dropout`: labels are replaced by the null class with this probability,
+    here and not in the model, so that teacher and student see the same labels.
+    """
+
+    student: Apply
+    teacher: Apply | None
+    process: GaussianProcess
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    ema: EmaConfig
+    accumulation: int
+    null_label: int | None
+    label_dropout: float
+    seed: int
+
+
+def noised_example(task: Task, step: jax.Array, batch: Batch) -> Batch:
+    """Everything random of a step, a function of (seed, step, position in the batch) alone.
+
+    Adds t int [B] uniform in 0..999, noise [B, H, W, C], x_t and the labels after dropout.
+    """
+    key = jax.random.fold_in(jax.random.key(task.seed), step)
+    key_t, key_noise, key_drop = jax.random.split(key, 3)
+    x_start = batch["image"]
+    t_B = jax.random.randint(key_t, x_start.shape[:1], 0, task.process.num_steps)
+    noise = jax.random.normal(key_noise, x_start.shape, jnp.float32)
+    example = {"x_start": x_start, "t": t_B, "noise": noise}
+    example["x_t"] = q_sample(task.process, x_start, t_B, noise)
+    if "label" in batch:
+        label_B = batch["label"]
+        if task.null_label is not None:
+            drop_B = jax.random.uniform(key_drop, label_B.shape) < task.label_dropout
+            label_B = jnp.where(drop_B, task.null_label, label_B)
+        example["label"] = label_B
+    return example
+
+
+def loss_and_metrics(
+    task: Task, params: Any, teacher: Any, example: Batch
+) -> tuple[jax.Array, Metrics]:
+    """The objective on one (micro-)batch: student and teacher on the same (x_t, t, label)."""
+    inputs = (example["x_t"], example["t"], example.get("label"))
+    student_out = task.student(params, *inputs)
+    teacher_out = None if task.teacher is None else task.teacher(teacher, *inputs)
+    return task.objective(
+        student_out, teacher_out, example["x_start"], example["x_t"], example["t"], example["noise"]
+    )
+
+
+def mean_gradient(
+    task: Task, params: Any, teacher: Any, example: Batch
+) -> tuple[Any, Metrics]:
+    """Gradient and metrics over the batch, in `accumulation` micro-batches one after the other.
+
+    Row b belongs to micro-batch b mod accumulation, so that rows stay on their device.
+    """
+    gradient_of = jax.value_and_grad(loss_and_metrics, argnums=1, has_aux=True)
+
+    def one(micro: Batch) -> tuple[Any, Metrics]:
+        (loss, metrics), gradient = gradient_of(task, params, teacher, micro)
+        return gradient, metrics | {"loss": loss}
+
+    if task.accumulation == 1:
+        return one(example)
+
+    parts = task.accumulation
+    micros = jax.tree.map(
+        lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), example
+    )
+    zero = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype),
+        jax.eval_shape(one, jax.tree.map(lambda a: a[0], micros)),
+    )
+    total, _ = jax.lax.scan(
+        lambda total, micro: (jax.tree.map(jnp.add, total, one(micro)), None), zero, micros
+    )
+    return jax.tree.map(lambda a: a / parts, total)
+
+
+def train_step(
+    task: Task, state: TrainState, teacher: Any, batch: Batch
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step and one EMA update.
+
+    A step whose loss or gradient is not finite leaves the state as it was (only the step counter
+    moves) and reports `finite` = False, so that the caller can stop and diagnose it.
+    """
+    example = noised_example(task, state.step, batch)
+    gradient, metrics = mean_gradient(task, state.params, teacher, example)
+    updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = update_ema(state.ema, params, ema_decay(task.ema, state.step))
+
+    gradient_norm = optax.global_norm(gradient)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
+    new = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
+    old = TrainState(step=state.step + 1, params=state.params, ema=state.ema, opt_state=state.opt_state)
+    state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    return state, metrics | {
+        "gradient_norm": gradient_norm,
+        "parameter_norm": optax.global_norm(params),
+        "finite": finite,
+    }

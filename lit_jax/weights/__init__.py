@@ -1,0 +1,1 @@
+"""Weights on disk: key tables between torch layouts and this package, and model folders."""

@@ -1,0 +1,175 @@
+"""Model folders: `config.json` (architecture and provenance) and `params/` (orbax).
+
+A folder appears whole under its name or not at all. A training workdir (`config.json` and
+`checkpoints/`) is read the same way; its moving-average parameters are the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from lit_jax.config import DiTConfig, architecture, from_mapping, unknown_name
+from lit_jax.models.dit import DiT
+from lit_jax.models.zoo import Params, abstract_params, with_params
+from lit_jax.weights.detect import FIELDS
+
+CONFIG, PARAMS, CHECKPOINTS = "config.json", "params", "checkpoints"
+
+# Inside a step of a training workdir: the checkpoint item, and its entry that is the model.
+STATE_ITEM, MODEL_ENTRY = "state", "ema"
+
+
+def save_model_dir(
+    path: str | Path,
+    config: DiTConfig,
+    params: Params,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Writes a model folder: everything beside it under a temporary name, then one rename.
+
+    Call it on one process. Raises ValueError when `path` exists and `overwrite` is False, and when
+    it exists but is no model folder.
+    """
+    path = Path(path).absolute()
+    check_destination(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        temporary.mkdir()
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary / PARAMS, params)
+        content = {"model": architecture(config), "provenance": dict(provenance)}
+        (temporary / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        _move_into_place(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_destination(path: str | Path, overwrite: bool) -> None:
+    """Raises ValueError unless a model folder may be written at `path`."""
+    path = Path(path)
+    if not path.exists():
+        return
+    if not overwrite:
+        raise ValueError(f"{path} exists; pass --overwrite (overwrite=True) to replace it")
+    # Only a model folder is ever deleted: a slip of the destination must not cost other files.
+    if not (path / CONFIG).is_file() or not (path / PARAMS).is_dir():
+        raise ValueError(f"{path} exists and is not a model folder; choose another destination")
+
+
+def read_config(path: str | Path) -> DiTConfig:
+    """The architecture of a model folder or training workdir.
+
+    Raises ValueError when there is no `config.json`, or its fields are not exactly ours.
+    """
+    file = Path(path) / CONFIG
+    if not file.is_file():
+        raise ValueError(f"{path} is not a model folder or training workdir: it has no {CONFIG}")
+    try:
+        content = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError(f'{file} has no "model" group')
+    where = f'"model" of {file}'
+    for name in content["model"]:
+        if name not in FIELDS:
+            raise unknown_name(f"field in {where}", name, FIELDS)
+    # A field that is not there would silently become a default.
+    if missing := sorted(set(FIELDS) - set(content["model"])):
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+    return from_mapping(DiTConfig, content["model"], where)
+
+
+def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[DiTConfig, Params]:
+    """Configuration and parameters of a model folder or training workdir.
+
+    Parameters are numpy arrays, or jax arrays placed by `shardings` (a tree of the same structure),
+    in which case every process reads only its own shards. Raises ValueError when the folder is
+    incomplete or its arrays are not those of the configuration.
+    """
+    path = Path(path).absolute()
+    config = read_config(path)
+    directory, entry = _params_location(path)
+    target = abstract_params(config)
+    checkpointer = ocp.PyTreeCheckpointer()
+    stored = checkpointer.metadata(directory).item_metadata.tree
+    _check_shapes(path, stored[entry] if entry else stored, target)
+    if shardings is None:
+        restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
+    else:
+        restore = jax.tree.map(
+            lambda leaf, sharding: ocp.ArrayRestoreArgs(
+                sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype
+            ),
+            target,
+            shardings,
+        )
+    if entry:
+        target, restore = {entry: target}, {entry: restore}
+    arguments = ocp.args.PyTreeRestore(
+        item=target, restore_args=restore, partial_restore=entry is not None
+    )
+    restored = checkpointer.restore(directory, args=arguments)
+    return config, restored[entry] if entry else restored
+
+
+def load_model(path: str | Path, dtype: str = "float32") -> DiT:
+    """The model of a model folder or training workdir, computing in `dtype`."""
+    config, params = load_model_dir(path)
+    params = jax.tree.map(jax.numpy.asarray, params)
+    return with_params(dataclasses.replace(config, dtype=dtype), params)
+
+
+def _params_location(path: Path) -> tuple[Path, str | None]:
+    """The orbax directory, and the entry of its tree that holds the parameters."""
+    if (path / PARAMS).is_dir():
+        return path / PARAMS, None
+    if (path / CHECKPOINTS).is_dir():
+        # Steps under a bare number are complete; orbax renames them when they are.
+        steps = [int(p.name) for p in (path / CHECKPOINTS).iterdir() if p.name.isdigit()]
+        if not steps:
+            raise ValueError(f"{path / CHECKPOINTS} holds no finished checkpoint yet")
+        return path / CHECKPOINTS / str(max(steps)) / STATE_ITEM, MODEL_ENTRY
+    raise ValueError(f"{path} is incomplete: it has neither {PARAMS}/ nor {CHECKPOINTS}/")
+
+
+def _check_shapes(path: Path, stored: Params, target: Params) -> None:
+    """Compares names and shapes on disk with those of the configuration."""
+    on_disk = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(stored, sep="/").items()}
+    needed = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(target, sep="/").items()}
+    differences = [
+        f"{name} is {on_disk.get(name, 'missing')}, {CONFIG} says {needed.get(name, 'nothing')}"
+        for name in sorted(set(on_disk) | set(needed))
+        if on_disk.get(name) != needed.get(name)
+    ]
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise ValueError(
+            f"the parameters in {path} are not of the size in its {CONFIG}:"
+            f" {'; '.join(differences[:3])}{more}"
+        )
+
+
+def _move_into_place(temporary: Path, path: Path) -> None:
+    """Renames; an old folder steps aside first and goes only after the new one is there."""
+    if not path.exists():
+        os.rename(temporary, path)
+        return
+    aside = temporary.with_suffix(".old")
+    os.rename(path, aside)
+    os.rename(temporary, path)
+    shutil.rmtree(aside)

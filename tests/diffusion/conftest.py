@@ -1,0 +1,43 @@
+"""The golden DiT behind the golden diffusion numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from golden_cases import load_meta, load_state_dict
+from lit_jax.config import DiTConfig
+from lit_jax.models.zoo import apply_fn, model_config
+from lit_jax.weights.convert import import_params
+
+
+@dataclass(frozen=True)
+class GoldenDiT:
+    """`dit_p2` of one golden folder: its parameters and its (compiled) function."""
+
+    params: dict[str, Any]
+    apply: Callable[..., jax.Array]
+    config: DiTConfig
+
+
+@pytest.fixture(scope="session")
+def golden_dit() -> Callable[[Path], GoldenDiT]:
+    """Loads `dit_p2` from a golden folder; the compiled function is shared by all folders."""
+
+    @functools.cache
+    def compiled(config: DiTConfig) -> Callable[..., jax.Array]:
+        return jax.jit(apply_fn(config))
+
+    @functools.cache
+    def load(folder: Path) -> GoldenDiT:
+        config = model_config("DiT", **load_meta(folder, "dit_p2")["config"])
+        params, _ = import_params(load_state_dict(folder, "dit_p2"), config)
+        return GoldenDiT(params, compiled(config), config)
+
+    return load
