@@ -39,3 +39,20 @@ def digits() -> ConfigDict:
         }
     )
     return config
+
+
+def imagenet256() -> ConfigDict:
+    """ImageNet at 256 x 256 as VAE latents of 32 x 32 x 4, and the optimiser DiT and LiT share:
+    AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999."""
+    config = base()
+    config.total_steps = 400_000
+    config.batch_size = 256
+    config.data.name = "imagenet256_latents"
+    config.data.data_dir = "data"
+    config.data.flip = True
+    config.model.dtype = "bfloat16"
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.weight_decay = 0.0
+    config.ema.decay = 0.9999
+    config.checkpoint_every = 10_000
+    return config

@@ -11,8 +11,9 @@ All three share every other number.
 
 from __future__ import annotations
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 TEACHER = "runs/demo/teacher"
 

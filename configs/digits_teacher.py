@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config() -> ConfigDict:

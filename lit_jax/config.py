@@ -68,7 +68,9 @@ class DiTConfig:
         if self.num_classes < 0:
             raise ValueError(f"num_classes is {self.num_classes}; use 0 for an unconditional model")
         if not 0.0 <= self.class_dropout_prob < 1.0:
-            raise ValueError(f"class_dropout_prob is {self.class_dropout_prob}; it must be in [0, 1)")
+            raise ValueError(
+                f"class_dropout_prob is {self.class_dropout_prob}; it must be in [0, 1)"
+            )
         if self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}"

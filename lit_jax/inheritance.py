@@ -218,9 +218,7 @@ def _label_rows(student: DiTConfig, teacher: DiTConfig) -> list[tuple[slice, sli
     return pairs
 
 
-def _take(
-    own: Array, given: Array, rows: list[tuple[slice, slice]] | None
-) -> tuple[Array, int]:
+def _take(own: Array, given: Array, rows: list[tuple[slice, slice]] | None) -> tuple[Array, int]:
     """A copy of `given` (or of some of its rows within `own`) as `own` is stored; its size."""
     if rows is None:
         return _like(own, given), given.size

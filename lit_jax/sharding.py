@@ -25,7 +25,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks/(attn/(q|k|v|out)|mlp/fc\d|adaln)/kernel$", (None, "fsdp", None)),
     (r"(t_embedder/fc\d|final_layer/(adaln|linear))/kernel$", ("fsdp", None)),
     (r"(x_embedder/kernel|y_embedder/embedding)$", (None, "fsdp")),
-    (r"(bias|dwc/kernel|attn/scale)$", ()),
+    (r"(bias|dwc/kernel|attn/(scale|position))$", ()),
 )
 
 
@@ -38,7 +38,9 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ValueError(f"mesh data={sizes[0]}, fsdp={sizes[1]}: sizes are positive, at most one -1")
+        raise ValueError(
+            f"mesh data={sizes[0]}, fsdp={sizes[1]}: sizes are positive, at most one -1"
+        )
     if -1 in sizes:
         rest = math.prod(size for size in sizes if size != -1)
         if len(devices) % rest:
@@ -110,6 +112,6 @@ def place_params(params: Any, mesh: Mesh) -> Any:
 
     def place(array: Any, sharding: NamedSharding) -> jax.Array:
         array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
     return jax.tree.map(place, params, shardings)

@@ -22,8 +22,10 @@ COPIES = Path(__file__).resolve().parent / "golden"
 def golden_folders() -> list[Path]:
     """Existing golden folders, the preferred one first."""
     outside = os.environ.get("LIT_JAX_GOLDEN")
-    full = Path(outside) if outside else REPOSITORY.parent / "shared" / "golden"
-    return [folder for folder in (full, COPIES) if folder.is_dir()]
+    if outside and not Path(outside).is_dir():
+        raise FileNotFoundError(f"LIT_JAX_GOLDEN is {outside!r}, which is not a folder")
+    full = Path(outside).resolve() if outside else REPOSITORY.parent / "shared" / "golden"
+    return [full, COPIES] if full.is_dir() and full != COPIES else [COPIES]
 
 
 def golden_path(name: str) -> Path:

@@ -51,8 +51,13 @@ def passed_on(
 @pytest.mark.parametrize(
     ("policy", "projections"),
     [
-        ("all_but_attention", ""), ("q", "q"), ("k", "k"), ("v", "v"), ("kv", "kv"),
-        ("qkv", "qkv"), ("o", ["out"]),
+        ("all_but_attention", ""),
+        ("q", "q"),
+        ("k", "k"),
+        ("v", "v"),
+        ("kv", "kv"),
+        ("qkv", "qkv"),
+        ("o", ["out"]),
     ],
 )
 def test_each_policy_inherits_exactly_its_leaves(policy: str, projections: Any) -> None:
@@ -81,8 +86,9 @@ def test_softmax_student_with_every_weight_equals_its_teacher_bit_for_bit() -> N
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 4, 4, 4)).astype(np.float32)
     apply = jax.jit(apply_fn(config))
-    outputs = [np.asarray(apply(p, x, np.array([3, 900]), np.array([1, 3])))
-               for p in (student, teacher)]
+    outputs = [
+        np.asarray(apply(p, x, np.array([3, 900]), np.array([1, 3]))) for p in (student, teacher)
+    ]
     assert np.abs(outputs[0]).max() > 0
     np.testing.assert_array_equal(*outputs)
 

@@ -274,8 +274,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--src", required=True, help="checkpoint; with --export a model folder")
     parser.add_argument("--dst", required=True, help="model folder; with --export a file")
     parser.add_argument("--model", help="named size (DiT-XL/2) or family (DiT, LiT)")
-    parser.add_argument("--set", nargs="+", action="append", default=[], metavar="KEY=VALUE",
-                        help="architecture fields that the file does not tell, e.g. num_heads=4")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="architecture fields that the file does not tell, e.g. num_heads=4",
+    )
     parser.add_argument("--weights", choices=("model", "ema"), help="default: ema where present")
     parser.add_argument("--verify", action="store_true", help="compare with a torch forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")

@@ -223,17 +223,15 @@ def draw_grid(
     return grid
 
 
-def write(
-    out: Path, config: DiTConfig, images: np.ndarray, label_N: np.ndarray | None
-) -> None:
+def write(out: Path, config: DiTConfig, images: np.ndarray, label_N: np.ndarray | None) -> None:
     """Images or latents, and the grid of the first of them."""
     out.mkdir(parents=True, exist_ok=True)
-    labels = {} if label_N is None else {"labels": label_N}
+    arrays: dict[str, Any] = {} if label_N is None else {"labels": label_N}
     if config.in_channels not in PIXEL_CHANNELS:
-        np.savez(out / "latents.npz", arr_0=images, **labels)
+        np.savez(out / "latents.npz", arr_0=images, **arrays)
         return
     pixels = to_uint8(images)
-    np.savez(out / "samples.npz", arr_0=pixels, **labels)
+    np.savez(out / "samples.npz", arr_0=pixels, **arrays)
     write_png(out / "grid.png", grid_of(pixels[:100], columns=10))
 
 
@@ -241,7 +239,7 @@ def _place_everywhere(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax
     """Host arrays that every process knows whole -> arrays split over the mesh."""
     place = sharding.batch_sharding(mesh)
     return {
-        name: jax.make_array_from_callback(array.shape, place, lambda index, a=array: a[index])
+        name: jax.make_array_from_callback(array.shape, place, array.__getitem__)
         for name, array in batch.items()
     }
 

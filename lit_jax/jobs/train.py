@@ -105,7 +105,9 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
     teacher = None
     if config.distill.teacher:
         teacher = dataclasses.replace(
-            folder.read_config(config.distill.teacher), dtype=spec.dtype, scan_unroll=spec.scan_unroll
+            folder.read_config(config.distill.teacher),
+            dtype=spec.dtype,
+            scan_unroll=spec.scan_unroll,
         )
         for name in ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"):
             if getattr(teacher, name) != getattr(student, name):
@@ -256,17 +258,18 @@ def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Calla
     step = jax.jit(
         functools.partial(train_step, task),
         donate_argnums=0,
-        out_shardings=(jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(run.mesh)),
+        out_shardings=(
+            jax.tree.map(lambda leaf: leaf.sharding, state),
+            sharding.replicated(run.mesh),
+        ),
     )
     began = time.perf_counter()
     compiled = step.lower(state, teacher, batch).compile()
-    memory = compiled.memory_analysis()
-    needed = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 2**30
-    run.say(
-        f"compiled the step in {time.perf_counter() - began:.1f} s:"
-        f" {zoo.count_params(state.params):,} parameters, {needed:.2f} GiB per device,"
-        f" mesh {dict(run.mesh.shape)}"
-    )
+    text = f"compiled the step in {time.perf_counter() - began:.1f} s: mesh {dict(run.mesh.shape)}"
+    if (memory := compiled.memory_analysis()) is not None:
+        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        text += f", {needed / 2**30:.2f} GiB per device"
+    run.say(text)
     return compiled
 
 
@@ -316,9 +319,7 @@ def report_and_guard(
     def look(state: TrainState) -> None:
         step, values, batch = pending.pop()
         if not bool(values["finite"]):
-            where = first_nonfinite(
-                task, run.student, state.params, teacher, step - 1, batch
-            )
+            where = first_nonfinite(task, run.student, state.params, teacher, step - 1, batch)
             raise FloatingPointError(
                 f"step {step}: loss {float(values['loss'])}, gradient norm"
                 f" {float(values['gradient_norm'])}; first non-finite value in {where}."
@@ -368,9 +369,10 @@ def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Call
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
         if settings.every and step % settings.every == 0:
             path = run.workdir / "samples" / f"{step:07d}.png"
-            grid = draw_grid(run.student, state.ema, protocol, settings.count, run.mesh, path)
-            writer.images(step, "samples", grid)
-            clock.restart(step)
+            jax.block_until_ready(values)
+            with clock.paused():
+                grid = draw_grid(run.student, state.ema, protocol, settings.count, run.mesh, path)
+                writer.images(step, "samples", grid)
 
     return callback
 

@@ -116,7 +116,7 @@ class DiT(nnx.Module):
         position_NxD = sincos_position_table(config.grid, config.hidden_size)
         x_BxNxD = x_BxNxD + jnp.asarray(position_NxD, config.dtype)
         c_BxD = self.t_embedder(t_B)
-        if self.y_embedder is not None:
+        if self.y_embedder is not None and cond_B is not None:
             c_BxD = c_BxD + self.y_embedder(cond_B)
 
         graphdef, stacked = nnx.split(self.blocks)
@@ -129,7 +129,7 @@ class DiT(nnx.Module):
             block = jax.checkpoint(block, policy=policy, prevent_cse=False)
         y_BxNxD, kept = jax.lax.scan(block, x_BxNxD, stacked, unroll=config.scan_unroll)
         out = self.final_layer(y_BxNxD, c_BxD).astype(jnp.float32)
-        activations = {"embedding": x_BxNxD, "blocks": kept} if keep_blocks else {}
+        activations = {} if kept is None else {"embedding": x_BxNxD, "blocks": kept}
         return unpatchify(out, config.grid, config.patch_size), activations
 
     def _check_input(self, x_BxHxWxC: jax.Array, cond_B: jax.Array | None) -> None:

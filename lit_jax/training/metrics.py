@@ -5,9 +5,10 @@ The only place that knows clu and, behind it, TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ def read_trace(trace: Path) -> list[dict[str, Any]]:
 
 
 class Clock:
-    """Speed and remaining time. `pause()` leaves out what is not training."""
+    """Speed and remaining time of training; `paused` leaves out what is not training."""
 
     def __init__(self, step: int, total_steps: int, images_per_step: int, flops_per_step: float):
         self._total_steps = total_steps
@@ -119,19 +120,19 @@ class Clock:
         self._peak = None if peak is None else peak * jax.device_count()
         self._step = step
         self._time = time.perf_counter()
-        self.seconds = 0.0
-        """Time spent training since the start of this process, compilation left out."""
 
-    def restart(self, step: int) -> None:
-        """Forgets the time since the last measurement: compilation, sampling."""
-        self._step, self._time = step, time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time spent inside the block out of every measurement."""
+        began = time.perf_counter()
+        yield
+        self._time += time.perf_counter() - began
 
     def measure(self, step: int) -> dict[str, float]:
         """Speed since the last measurement: images/s, TFLOP/s of the model, utilisation, ETA."""
         now = time.perf_counter()
         steps, elapsed = step - self._step, now - self._time
         self._step, self._time = step, now
-        self.seconds += elapsed
         rate = steps / max(elapsed, 1e-9)
         clock = {
             "images_per_second": rate * self._images,

@@ -74,9 +74,7 @@ def loss_and_metrics(
     )
 
 
-def mean_gradient(
-    task: Task, params: Any, teacher: Any, example: Batch
-) -> tuple[Any, Metrics]:
+def mean_gradient(task: Task, params: Any, teacher: Any, example: Batch) -> tuple[Any, Metrics]:
     """Gradient and metrics over the batch, in `accumulation` micro-batches one after the other.
 
     Row b belongs to micro-batch b mod accumulation, so that rows stay on their device.
@@ -121,7 +119,9 @@ def train_step(
     gradient_norm = optax.global_norm(gradient)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
     new = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
-    old = TrainState(step=state.step + 1, params=state.params, ema=state.ema, opt_state=state.opt_state)
+    old = TrainState(
+        step=state.step + 1, params=state.params, ema=state.ema, opt_state=state.opt_state
+    )
     state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     return state, metrics | {
         "gradient_norm": gradient_norm,

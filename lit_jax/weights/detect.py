@@ -86,7 +86,8 @@ def _read_shapes(state: StateDict) -> tuple[dict[str, Any], list[str]]:
     ranks |= {k: r for k, r in (("pos_embed", 3), ("blocks.0.attn.dwc.weight", 4)) if k in state}
     ranks |= {k: 2 for k in ("y_embedder.embedding_table.weight",) if k in state}
     problems = [
-        f"key {key!r} is missing" if key not in state
+        f"key {key!r} is missing"
+        if key not in state
         else f"{key!r} has shape {tuple(state[key].shape)}; {rank} axes are needed"
         for key, rank in ranks.items()
         if key not in state or len(state[key].shape) != rank

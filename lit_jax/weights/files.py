@@ -48,10 +48,8 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, StoredTensor], dict[st
     return state, stored
 
 
-def write_safetensors(
-    path: str | Path, state: Mapping[str, np.ndarray], config: DiTConfig
-) -> None:
-    """Writes `state` with the architecture in its metadata; the file appears whole or not at all."""
+def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray], config: DiTConfig) -> None:
+    """Writes `state` with the architecture in its metadata; the file appears whole or never."""
     path = Path(path)
     metadata = {"format": "pt", ARCHITECTURE_KEY: json.dumps(architecture(config), sort_keys=True)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

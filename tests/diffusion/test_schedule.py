@@ -79,12 +79,12 @@ def test_respacing_keeps_the_official_steps(
 def test_rounding_is_half_to_even_on_an_accumulated_stride() -> None:
     # Stride 2.5: positions 2.5 and 7.5 go to 2 and 8; rounding half up would keep 3 and 8.
     assert respaced_timesteps(11, "5").tolist() == [0, 2, 5, 8, 10]
-    # The sum of strides differs from their product in the last bit: 166.49999999999997, not 166.5.
-    expected, position = [], 0.0
-    for _ in range(7):
-        expected.append(round(position))
-        position += 999 / 6
-    assert respaced_timesteps(1000, "7").tolist() == expected
+    # Stride 166.5: the first step is 166, and 167 if halves went up.
+    assert respaced_timesteps(1000, "7")[[1, 5]].tolist() == [166, 832]
+    # Half of 999 is reached as a sum of strides a hair below (21) or above (31): 10 * 49.95 is
+    # exactly 499.5, which goes to 500, and 15 * 33.3 is below it.
+    assert respaced_timesteps(1000, "21")[10] == 499
+    assert respaced_timesteps(1000, "31")[15] == 500
 
 
 def test_sections_split_the_remainder_from_the_front() -> None:

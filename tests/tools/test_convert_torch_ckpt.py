@@ -135,7 +135,13 @@ def test_existing_destination(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_are_typed() -> None:
     groups = [["a=4", "b=0.5"], ["c=none", "d=False", "e=8x12", "f=relu", "g=1e-3"]]
     assert parse_settings(groups) == {
-        "a": 4, "b": 0.5, "c": None, "d": False, "e": (8, 12), "f": "relu", "g": 1e-3,
+        "a": 4,
+        "b": 0.5,
+        "c": None,
+        "d": False,
+        "e": (8, 12),
+        "f": "relu",
+        "g": 1e-3,
     }
 
 
@@ -199,9 +205,7 @@ def test_train_checkpoint(weights: str | None) -> None:
     content = json.loads(Path("m/config.json").read_text())
     assert content["provenance"]["weights"] == (weights or "ema")
     expected = (model if weights == "model" else ema)["final_layer.linear.weight"].T
-    np.testing.assert_array_equal(
-        lit_jax.load_model("m").final_layer.linear.kernel[...], expected
-    )
+    np.testing.assert_array_equal(lit_jax.load_model("m").final_layer.linear.kernel[...], expected)
 
 
 def test_code_in_a_pickle_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,15 @@ def test_named_sizes_need_no_flags(name: str) -> None:
     assert name in SIZES
 
 
+def test_mlp_width_survives_the_division() -> None:
+    """A ratio that truncates to one less than the stored width would not load."""
+    hidden = next(h for h in range(4, 400, 4) if any(int(h * (w / h)) != w for w in range(h)))
+    width = next(w for w in range(hidden) if int(hidden * (w / hidden)) != w)
+    state = shapes_of(model_config("DiT", hidden_size=hidden, depth=1, num_heads=1))
+    state["blocks.0.mlp.fc1.weight"] = np.broadcast_to(np.float32(0), (width, hidden))
+    assert detect_config(state, None, {"num_heads": 1}).mlp_width == width
+
+
 TINY = {"hidden_size": 8, "depth": 2, "num_heads": 2, "input_size": 8, "num_classes": 3}
 
 

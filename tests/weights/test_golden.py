@@ -12,6 +12,7 @@ import pytest
 import lit_jax
 from golden_cases import (
     COPIES,
+    golden_path,
     golden_sources,
     load_arrays,
     load_meta,
@@ -25,6 +26,7 @@ from lit_jax.weights.convert import export_params, import_params
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.folder import save_model_dir
 from lit_jax.weights.tables import MIXER_LAYOUTS
+from tools.convert_torch_ckpt import main
 
 # What shapes do not tell, per case.
 CASES = {
@@ -88,8 +90,9 @@ def test_guided_outputs(case: str, folder: Path) -> None:
         assert relative_error(whole, nhwc(arrays[name])) < FORWARD
 
 
-@pytest.mark.parametrize(("case", "folder"), [s for s in SOURCES if "grad_x" in
-                                              load_arrays(s.values[1], s.values[0])])
+@pytest.mark.parametrize(
+    ("case", "folder"), [s for s in SOURCES if "grad_x" in load_arrays(s.values[1], s.values[0])]
+)
 def test_gradients(case: str, folder: Path) -> None:
     """Parameter gradients, exported through the same table, are torch's."""
     config, params = converted(folder, case)
@@ -121,3 +124,20 @@ def test_export_returns_the_official_file(case: str) -> None:
             np.testing.assert_allclose(exported[key], value, rtol=0, atol=2e-7)
         else:
             np.testing.assert_array_equal(exported[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("weights", ["model", "ema"])
+def test_official_train_checkpoint(weights: str, tmp_path: Path) -> None:
+    """The file of the official train.py, whose two sets of weights give different outputs."""
+    pytest.importorskip("torch")
+    try:
+        checkpoint = golden_path("dit_train_ckpt.pt")
+    except FileNotFoundError:
+        pytest.skip("only in the full golden set; the tests of the converter write a file like it")
+    flags = ["--model", "DiT", "--set", "num_heads=4"]
+    # The moving average is the default.
+    flags += ["--weights", "model"] if weights == "model" else []
+    assert main(["--src", str(checkpoint), "--dst", str(tmp_path / "m"), *flags]) == 0
+    arrays = load_arrays(checkpoint.parent, "dit_train_ckpt")
+    out = lit_jax.load_model(tmp_path / "m")(nhwc(arrays["x"]), arrays["t"], arrays["y"])
+    assert relative_error(out, nhwc(arrays[f"out_{weights}"])) < FORWARD

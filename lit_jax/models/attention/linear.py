@@ -22,14 +22,10 @@ KERNEL_FUNCTIONS = {"relu": jax.nn.relu, "gelu": functools.partial(jax.nn.gelu, 
 
 def feature_map(x: jax.Array, kernel_fn: str) -> jax.Array:
     """phi(x) + 1e-6, in the dtype of x."""
-    if kernel_fn not in KERNEL_FUNCTIONS:
-        raise unknown_name("kernel_fn", kernel_fn, KERNEL_FUNCTIONS)
     return KERNEL_FUNCTIONS[kernel_fn](x) + EPS
 
 
-def linear_attention(
-    q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array
-) -> jax.Array:
+def linear_attention(q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array) -> jax.Array:
     """o_i = (q_i S) / (q_i . mean_j k_j + 1e-6) with S = sum_j k_j^T v_j / N: -> float32.
 
     q and k are feature-mapped already. Everything is float32 with full-precision products
@@ -87,7 +83,9 @@ class DepthwiseConv(nnx.Module):
     def __init__(self, channels: int, kernel_size: int, *, rngs: nnx.Rngs) -> None:
         shape = (kernel_size, kernel_size, channels)
         bound = 1.0 / kernel_size
-        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        )
         self.bias = nnx.Param(
             jax.random.uniform(rngs.params(), (channels,), minval=-bound, maxval=bound)
         )
@@ -104,6 +102,8 @@ class LinearAttention(nnx.Module):
     """
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        if config.kernel_fn not in KERNEL_FUNCTIONS:
+            raise unknown_name("kernel_fn", config.kernel_fn, KERNEL_FUNCTIONS)
         D, bias, dtype = config.hidden_size, config.qkv_bias, config.dtype
         # Algorithm 1 holds q as [D, D] and kv as one [D, 2D] matrix; the fans follow.
         kv = xavier_uniform(D, 2 * D)

@@ -1,0 +1,254 @@
+"""The whole idea on real images, on a CPU, in minutes: `make demo`.
+
+A trained softmax DiT comes in as a PyTorch-layout checkpoint; three linear students are trained
+from it for the same number of steps; all four models are sampled, scored and drawn side by side.
+Uses the public commands and jobs only, prints each of them, and resumes where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+from absl import logging  # noqa: E402
+
+from lit_jax.config import DiTConfig, TrainConfig, from_mapping  # noqa: E402
+from lit_jax.data import pipeline  # noqa: E402
+from lit_jax.evaluation import classifier, curves, files, images, reports, scores  # noqa: E402
+from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
+from lit_jax.jobs.train import train  # noqa: E402
+from lit_jax.models.cost import attention_macs  # noqa: E402
+from lit_jax.models.zoo import abstract_params, count_params  # noqa: E402
+from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
+from lit_jax.weights import folder  # noqa: E402
+
+TEACHER = ROOT / "demo" / "teacher" / "digits_dit.safetensors"
+STUDENTS = ("distilled", "inherited", "scratch")
+SAMPLERS = {"ddpm": "50", "ddim": "ddim25"}
+GUIDANCE = 1.5
+COUNT = 500
+PER_CLASS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", default="runs/demo", help="folder of the results")
+    parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling")
+    parser.add_argument(
+        "--steps", type=int, help="training steps of each student (default: config)"
+    )
+    args = parser.parse_args()
+    logging.set_verbosity(logging.WARNING)
+    began = time.perf_counter()
+    out = Path(args.out)
+
+    data_dir = prepare_data(out)
+    models = {"teacher": convert_teacher(out)}
+    for recipe in STUDENTS:
+        models[f"lit_{recipe}"] = train_student(recipe, out, data_dir, args.seed, args.steps)
+    samples = {name: draw_samples(name, model, out, args.seed) for name, model in models.items()}
+    report = score(models, samples, data_dir, out, args.seed)
+    reports.write_report(out, report)
+
+    print(f"\n{(out / 'report.md').read_text()}")
+    print(f"wrote {out}/report.md, report.json, samples.png, losses.png")
+    print(f"whole demo: {duration(time.perf_counter() - began)}")
+
+
+def heading(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+def prepare_data(out: Path) -> Path:
+    """Step 1: the 1,797 digits of scikit-learn as a TFDS data set in ArrayRecord files."""
+    data_dir = out / "data"
+    heading(f"1/5 data: python -m lit_jax.data digits {data_dir}")
+    info = pipeline.prepare("digits", data_dir)
+    print({name: split.num_examples for name, split in info.splits.items()})
+    return data_dir
+
+
+def convert_teacher(out: Path) -> Path:
+    """Step 2: the shipped softmax teacher, from the official DiT key layout to a model folder."""
+    target = out / "teacher"
+    command = ["tools/convert_torch_ckpt.py", "--src", str(TEACHER.relative_to(ROOT))]
+    command += ["--dst", str(target.absolute())]
+    heading(f"2/5 teacher: python {' '.join(command)}")
+    if target.exists():
+        print(f"{target} is there already")
+    else:
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+    return target
+
+
+def train_student(recipe: str, out: Path, data_dir: Path, seed: int, steps: int | None) -> Path:
+    """Step 3: one student; the three differ in where they start and what they learn from."""
+    workdir = out / f"lit_{recipe}"
+    heading(
+        f"3/5 student: python -m lit_jax train --config configs/digits_lit.py:{recipe}"
+        f" --workdir {workdir}"
+    )
+    config = load_config("digits_lit")(recipe)
+    config.seed = seed
+    config.data.data_dir = str(data_dir)
+    if steps is not None:
+        config.total_steps = config.checkpoint_every = steps
+    for group, key in (("inherit", "source"), ("distill", "teacher")):
+        if config[group][key]:
+            config[group][key] = str(out / "teacher")
+    return train(from_mapping(TrainConfig, config.to_dict()), workdir)
+
+
+def load_config(name: str) -> Callable[..., object]:
+    """`get_config` of a file in configs/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+def draw_samples(name: str, model: Path, out: Path, seed: int) -> dict[str, Path]:
+    """Step 4: the same labels and noise for every model, with DDPM and again with DDIM."""
+    folders = {}
+    for sampler, steps in SAMPLERS.items():
+        target = out / "samples" / f"{name}_{sampler}"
+        heading(
+            f"4/5 samples: python -m lit_jax sample --model {model} --out {target}"
+            f" --num_samples {COUNT} --sampler {sampler} --steps {steps} --cfg_scale {GUIDANCE}"
+            f" --cfg_channels all --batch_size {COUNT} --seed {seed}"
+        )
+        folders[sampler] = target
+        if (target / "sample.json").exists():
+            print(f"{target} is there already")
+            continue
+        protocol = protocol_of(sampler, seed)
+        sample(model, target, COUNT, protocol, batch_size=COUNT)
+    return folders
+
+
+def protocol_of(sampler: str, seed: int) -> Protocol:
+    return Protocol(
+        sampler=sampler,
+        steps=SAMPLERS[sampler],
+        cfg_scale=GUIDANCE,
+        cfg_channels="all",
+        seed=seed,
+    )
+
+
+def score(
+    models: dict[str, Path],
+    samples: dict[str, dict[str, Path]],
+    data_dir: Path,
+    out: Path,
+    seed: int,
+) -> reports.Report:
+    """Step 5: distance to the real training digits, accuracy under a judge that has seen only
+    held-out real digits, the pictures, and the report that says how all of it was made."""
+    heading("5/5 scores")
+    real, real_labels = pipeline.load_split("digits", data_dir, "train")
+    heldout, heldout_labels = pipeline.load_split("digits", data_dir, "heldout")
+    judge = classifier.train_judge(heldout, heldout_labels)
+    rows, hashes, panels, captions = [], {}, {}, {}
+    panels["real"] = images.class_rows(real, real_labels, PER_CLASS, 10)
+    captions["real"] = f"{len(real)} digits"
+    for name, model in models.items():
+        drawn = {sampler: np.load(path / "samples.npz") for sampler, path in samples[name].items()}
+        distance = {k: scores.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
+        accuracy = {
+            k: classifier.conditional_accuracy(judge, v["arr_0"], v["labels"])
+            for k, v in drawn.items()
+        }
+        config = folder.read_config(model)
+        rows.append(
+            reports.ModelRow(
+                name=name,
+                frechet_distance=distance["ddpm"],
+                accuracy=accuracy["ddpm"],
+                ddim_frechet_distance=distance["ddim"],
+                ddim_accuracy=accuracy["ddim"],
+                params=count_params(abstract_params(config)),
+                attention_macs=attention_macs(config),
+                **training_effort(model, config),
+            )
+        )
+        record = json.loads((samples[name]["ddpm"] / "sample.json").read_text())
+        hashes[name] = record["weights_sha256"]
+        panels[name] = images.class_rows(
+            drawn["ddpm"]["arr_0"], drawn["ddpm"]["labels"], PER_CLASS, 10
+        )
+        captions[name] = f"FDD {distance['ddpm']:.2f}, accuracy {accuracy['ddpm']:.1%}"
+    images.comparison_figure(
+        out / "samples.png", panels, columns=PER_CLASS, captions=captions, scale=2
+    )
+    curves.loss_curves(out / "losses.png", loss_traces(models), title=LOSS_TITLE, ylabel="mse")
+    return reports.Report(
+        title="lit_jax demo: a softmax DiT becomes a linear one",
+        rows=rows,
+        protocol=reports.Protocol(
+            feature_space="digit-96",
+            reference="digits/train",
+            reference_sha256=files.sha256_array(real),
+            reference_count=len(real),
+            count=COUNT,
+            samplers=tuple(
+                reports.SamplerRecord(s, SAMPLERS[s], protocol_of(s, seed).function_evaluations())
+                for s in ("ddpm", "ddim")
+            ),
+            guidance_scale=GUIDANCE,
+            guidance_channels="all",
+            guidance_interval=None,
+            vae=None,
+            dtype="float32",
+            seed=seed,
+            weights_sha256=hashes,
+        ),
+        context=reports.Context(
+            real_frechet_distance=scores.digit_frechet_distance(real, heldout),
+            real_count=len(heldout),
+            judge_accuracy=classifier.conditional_accuracy(judge, real, real_labels),
+            judge=classifier.DESCRIPTION,
+        ),
+        pictures={"Samples (DDPM)": "samples.png", "Training loss": "losses.png"},
+    )
+
+
+LOSS_TITLE = "noise prediction error of the students while training"
+
+
+def loss_traces(models: dict[str, Path]) -> dict[str, tuple[list[int], list[float]]]:
+    """The L_simple part of each student's loss, which all three share."""
+    found = {}
+    for name, model in models.items():
+        if (model / TRACE).exists():
+            trace = read_trace(model / TRACE)
+            found[name] = ([line["step"] for line in trace], [line["mse"] for line in trace])
+    return found
+
+
+def training_effort(model: Path, config: DiTConfig) -> dict[str, float]:
+    """Steps and seconds spent on training; of the shipped teacher what its provenance records."""
+    if (model / TRACE).exists():
+        trace = read_trace(model / TRACE)
+        seconds = sum(line["clock"]["seconds"] for line in trace)
+        return {"steps": trace[-1]["step"], "train_seconds": seconds}
+    recorded = json.loads(TEACHER.with_suffix(".json").read_text())
+    return {"steps": recorded["steps"], "train_seconds": recorded["train_seconds"]}
+
+
+if __name__ == "__main__":
+    main()
