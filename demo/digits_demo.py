@@ -47,9 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/demo", help="folder of the results")
     parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling")
-    parser.add_argument(
-        "--steps", type=int, help="training steps of each student (default: config)"
-    )
+    parser.add_argument("--steps", type=int, help="training steps per student (default: config)")
     args = parser.parse_args()
     logging.set_verbosity(logging.WARNING)
     began = time.perf_counter()

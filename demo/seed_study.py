@@ -2,9 +2,9 @@
 
     python demo/seed_study.py --seeds 0,1,2 --out runs/demo_seeds --docs docs
 
-Runs `demo/digits_demo.py` once per seed (training and sampling seed; the shipped teacher is the same
-for all), then writes `seed_study.json`, a table in Markdown and a plot. A finished seed is not run
-again.
+Runs `demo/digits_demo.py` once per seed (of training and of sampling; the shipped teacher is the
+same for all), then writes `seed_study.json`, a table in Markdown and a plot. A finished seed is not
+run again.
 """
 
 from __future__ import annotations

@@ -83,7 +83,8 @@ class DiTConfig:
         for side in self.image_size:
             if side < self.patch_size or side % self.patch_size:
                 raise ValueError(
-                    f"input_size {self.input_size} is not a multiple of patch_size {self.patch_size}"
+                    f"input_size {self.input_size} is not a multiple of"
+                    f" patch_size {self.patch_size}"
                 )
         if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
             raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd, or None")
@@ -302,8 +303,7 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return dict(value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint):
-        if not (hint is int and isinstance(value, bool)):
-            return value
+    elif isinstance(hint, type) and isinstance(value, hint) and (hint, type(value)) != (int, bool):
+        return value
     name = getattr(hint, "__name__", str(hint))
     raise ValueError(f"{where} is {value!r} ({type(value).__name__}); it must be {name}")

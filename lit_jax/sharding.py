@@ -7,6 +7,7 @@ below. Optimiser moments and EMA end in the same paths and follow the same rules
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import Any
 
@@ -29,6 +30,27 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
+def join_cluster() -> None:
+    """Joins the processes of a multi-host job when LIT_JAX_DISTRIBUTED=1 says there are some.
+
+    jax finds them by itself on TPU pods, under SLURM and under Open MPI. Anywhere else, CPUs
+    included, JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID tell. Raises ValueError when they do not.
+    """
+    if os.environ.get("LIT_JAX_DISTRIBUTED") != "1":
+        return
+    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    try:
+        jax.distributed.initialize(
+            **{key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"LIT_JAX_DISTRIBUTED=1, but there is no cluster to join: {error} Set"
+            " JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or unset it"
+        ) from error
+
+
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh with axes `data` and `fsdp` over all devices.
 
@@ -39,7 +61,7 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     sizes = [config.data, config.fsdp]
     if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
         raise ValueError(
-            f"mesh data={sizes[0]}, fsdp={sizes[1]}: sizes are positive, at most one -1"
+            f"mesh data={sizes[0]}, fsdp={sizes[1]}: sizes are positive, at most one is -1"
         )
     if -1 in sizes:
         rest = math.prod(size for size in sizes if size != -1)

@@ -40,7 +40,7 @@ def attention_macs(config: DiTConfig) -> int:
 
 
 def forward_macs(config: DiTConfig) -> int:
-    """MACs of one forward pass for one image: embedders, attention, MLP, modulation, final layer."""
+    """MACs of a forward pass per image: embedders, attention, MLP, modulation, final layer."""
     N, D = config.num_tokens, config.hidden_size
     patch = config.patch_size**2
     embed = N * patch * config.in_channels * D + 256 * D + D * D

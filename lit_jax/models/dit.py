@@ -74,7 +74,8 @@ class DiT(nnx.Module):
     x     float [B, H, W, C], NHWC, of the size in `config`
     t     int or float [B], original timesteps 0..999
     cond  int [B] labels (`num_classes` is the null class), None for an unconditional model
-    ->    float32 [B, H, W, 2C] with `learn_sigma` (noise, then variance channels), else [B, H, W, C]
+    ->    float32 [B, H, W, 2C] with `learn_sigma` (noise, then variance channels), else
+          [B, H, W, C]
 
     Raises ValueError when x has another size, or cond is missing or superfluous. Label dropout
     belongs to the training step, so that a teacher and a student see the same labels.

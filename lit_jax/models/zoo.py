@@ -87,8 +87,26 @@ def abstract_model(config: DiTConfig) -> tuple[nnx.GraphDef[DiT], nnx.State]:
 def with_params(config: DiTConfig, params: Params) -> DiT:
     """The model holding `params`; raises ValueError if the tree does not fit."""
     graphdef, state = abstract_model(config)
+    _check_tree(params, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
+
+
+def _check_tree(params: Params, expected: Params) -> None:
+    """Raises ValueError naming every parameter that is missing, unknown or of another shape."""
+    ours, wanted = (
+        {"/".join(str(key.key) for key in path): leaf.shape for path, leaf in leaves}
+        for leaves in map(jax.tree.leaves_with_path, (params, expected))
+    )
+    problems = [f"{path} is missing" for path in wanted if path not in ours]
+    problems += [f"{path} does not belong to this model" for path in ours if path not in wanted]
+    problems += [
+        f"{path} has shape {ours[path]}, expected {shape}"
+        for path, shape in wanted.items()
+        if path in ours and ours[path] != shape
+    ]
+    if problems:
+        raise ValueError("the parameters are not those of the config:\n  " + "\n  ".join(problems))
 
 
 def apply_fn(config: DiTConfig) -> Callable[..., jax.Array]:

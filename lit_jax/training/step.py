@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +120,7 @@ def train_step(
     gradient_norm = optax.global_norm(gradient)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
     new = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
-    old = TrainState(
-        step=state.step + 1, params=state.params, ema=state.ema, opt_state=state.opt_state
-    )
+    old = dataclasses.replace(state, step=state.step + 1)
     state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     return state, metrics | {
         "gradient_norm": gradient_norm,

@@ -6,6 +6,7 @@ B batch, N tokens, D hidden size, H heads, d = D / H channels per head, R x C to
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,10 @@ from lit_jax.models.layers import Dense, xavier_uniform
 EPS = 1e-6
 
 # phi in o_i = phi(q_i) S / (phi(q_i) . mean_j phi(k_j)); GELU is the exact one, as in the ablation.
-KERNEL_FUNCTIONS = {"relu": jax.nn.relu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}
+KERNEL_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
 
 
 def feature_map(x: jax.Array, kernel_fn: str) -> jax.Array:

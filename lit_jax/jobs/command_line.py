@@ -1,0 +1,80 @@
+"""The flags of every job, and what is said when they are wrong.
+
+Knows absl and ml_collections and nothing of jax, so that a slip of the keyboard is answered at
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+Row = tuple[Callable[..., Any], str, Any, str]
+
+TEXT, NUMBER, REAL = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+CONFIG = config_flags.DEFINE_config_file
+
+# Kind, name, default and help of each flag. Without a default it must be given.
+JOB_FLAGS: dict[str, tuple[Row, ...]] = {
+    "train": (
+        (CONFIG, "config", None, "Experiment file, with ':ARG' if it takes one."),
+        (TEXT, "workdir", None, "Folder of the run; the same command again resumes it."),
+    ),
+    "sample": (
+        (TEXT, "model", None, "Model folder or training workdir (its EMA is used)."),
+        (TEXT, "out", None, "Folder for samples.npz, grid.png and sample.json."),
+        (NUMBER, "num_samples", None, "Number of images."),
+        (TEXT, "sampler", "ddpm", "ddpm or ddim."),
+        (TEXT, "steps", "250", "Respacing: 250, ddim50, or sections as 10,15,20."),
+        (REAL, "cfg_scale", 1.0, "Classifier-free guidance; 1 is none."),
+        (TEXT, "cfg_channels", "three", "Guided channels: three (official DiT) or all."),
+        (TEXT, "cfg_interval", "", "LOW,HIGH: guide only at timesteps in between."),
+        (TEXT, "labels", "", "Class labels, repeated in this order; default: all in turn."),
+        (TEXT, "schedule", "linear", "Schedule of betas the model was trained with."),
+        (NUMBER, "batch_size", 64, "Images per batch, over all devices."),
+        (NUMBER, "seed", 0, "Seed; image i depends on it and i alone."),
+    ),
+}
+
+
+def declare(job: str) -> flags.FlagValues:
+    """The flags of `job`, not parsed yet."""
+    declared = flags.FlagValues()
+    for define, name, default, about in JOB_FLAGS[job]:
+        define(name, default, about, flag_values=declared)
+    needed = [name for _, name, default, _ in JOB_FLAGS[job] if default is None]
+    flags.mark_flags_as_required(needed, flag_values=declared)
+    return declared
+
+
+def parse(declared: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Gives the flags their values. `argv` starts with the name of the program, as `sys.argv`,
+    where ml_collections looks up overrides (`--config.x.y=v`).
+
+    Raises ValueError, with one line that names the flag, for anything wrong on the command line.
+    """
+    try:
+        rest = declared(argv)[1:]
+        if "config" in declared:
+            # A file that could not be read complains on first use only.
+            declared["config"].value.lock()
+    except (AttributeError, KeyError) as error:
+        if not str(error.args[0]).startswith("'"):
+            raise  # a bug in the config file; ml_collections quotes the key and names the nearest
+        raise ValueError(f"--config has no key {error.args[0]}") from error
+    except (flags.Error, OSError) as error:
+        # May quote the traceback of a config file or the paths tried; the last line says it.
+        raise ValueError(str(error).strip().splitlines()[-1].strip()) from error
+    if rest:
+        raise ValueError(f"{' '.join(rest)!r} belongs to no flag; write --flag VALUE, lists as 1,2")
+
+
+def numbers(declared: flags.FlagValues, name: str, kind: type) -> tuple[Any, ...]:
+    """The value of a flag that lists numbers with commas in between."""
+    try:
+        return tuple(kind(part) for part in declared[name].value.split(",") if part)
+    except ValueError as error:
+        raise ValueError(f"--{name} {declared[name].value!r}: {error}") from error

@@ -1,0 +1,315 @@
+"""The whole network: analytic check values, initialisation, ways of computing, input errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from attention_cases import new_mixer, random_like, sine_input, sine_weights
+from golden_cases import relative_error
+from lit_jax.config import DiTConfig
+from lit_jax.models.dit import REMAT_POLICIES
+from lit_jax.models.zoo import (
+    Params,
+    abstract_params,
+    apply_fn,
+    create_model,
+    init_params,
+    model_config,
+    with_params,
+)
+from lit_jax.weights.convert import import_params
+
+TINY = {"input_size": 4, "in_channels": 3, "hidden_size": 16, "depth": 2, "num_heads": 2}
+TINY |= {"num_classes": 5, "kernel_size": 3}
+
+
+def tiny(family: str = "LiT", **fields: Any) -> DiTConfig:
+    return model_config(family, **(TINY | fields))
+
+
+@functools.cache
+def forward(config: DiTConfig) -> Callable[..., jax.Array]:
+    return jax.jit(apply_fn(config))
+
+
+def batch(config: DiTConfig) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """Two images, timesteps and labels (the second one null, where there is a null class)."""
+    x = sine_input((2, *config.image_size, config.in_channels), 0.3)
+    labels = jnp.array([1, config.null_label or 0]) if config.num_classes else None
+    return jnp.asarray(x), jnp.array([3, 777]), labels
+
+
+# --- the official network from analytic weights ---
+
+
+def analytic_model(family: str) -> tuple[DiTConfig, Params]:
+    """8 x 8 x 4 latents, patch 2, width 48, depth 2, 10 classes; weights in torch's layout."""
+    D = 48
+    dense = {"t_embedder.mlp.0": (D, 256), "t_embedder.mlp.2": (D, D)}
+    dense |= {"final_layer.adaLN_modulation.1": (2 * D, D), "final_layer.linear": (32, D)}
+    attention = {"qkv": (3 * D, D)} if family == "DiT" else {"q": (D, D), "kv": (2 * D, D)}
+    for i in range(2):
+        rows = {f"attn.{name}": shape for name, shape in attention.items()}
+        rows |= {"attn.proj": (D, D), "mlp.fc1": (4 * D, D), "mlp.fc2": (D, 4 * D)}
+        rows |= {"adaLN_modulation.1": (6 * D, D)}
+        dense |= {f"blocks.{i}.{name}": shape for name, shape in rows.items()}
+    shapes: dict[str, tuple[int, ...]] = {"x_embedder.proj.weight": (D, 4, 2, 2)}
+    shapes |= {"x_embedder.proj.bias": (D,), "y_embedder.embedding_table.weight": (11, D)}
+    for name, shape in dense.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    if family == "LiT":
+        for i in range(2):
+            shapes |= {f"blocks.{i}.attn.dwc.weight": (24, 1, 5, 5)}
+            shapes |= {f"blocks.{i}.attn.dwc.bias": (24,)}
+    assert len(shapes) == {"DiT": 31, "LiT": 39}[family]
+    config = model_config(
+        family,
+        input_size=8,
+        hidden_size=D,
+        depth=2,
+        num_heads=4 if family == "DiT" else 2,
+        num_classes=10,
+    )
+    return config, import_params(sine_weights(shapes), config)[0]
+
+
+# First five, last three elements in NCHW order, sum, sum of squares.
+ANALYTIC = {
+    "DiT": (
+        [1.23696, 0.079884, 1.699426, -0.57872, 1.781659],
+        [-1.556563, 0.035774, -1.165077],
+        -9.06388,
+        2617.83387,
+    ),
+    "DiT guided": (
+        [1.222104, 0.100606, 1.706043, -0.575334, 1.800272],
+        [-1.556563, 0.035774, -1.165077],
+        -12.08327,
+        5320.69229,
+    ),
+    "LiT": (
+        [-1.107146, -0.192956, -1.822764, 0.459703, -2.139453],
+        [2.205356, -0.666487, 1.755319],
+        17.46548,
+        2410.22533,
+    ),
+}
+
+
+def check_analytic(case: str, out_BxHxWxC: np.ndarray) -> None:
+    first, last, total, squares = ANALYTIC[case]
+    flat = np.asarray(out_BxHxWxC, np.float64).transpose(0, 3, 1, 2).ravel()
+    np.testing.assert_allclose(flat[:5], first, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(flat[-3:], last, rtol=0, atol=1e-4)
+    assert flat.sum() == pytest.approx(total, abs=1e-2)
+    assert np.square(flat).sum() == pytest.approx(squares, abs=5e-2)
+
+
+@pytest.mark.parametrize("family", ["DiT", "LiT"])
+def test_analytic_weights(family: str) -> None:
+    config, params = analytic_model(family)
+    x = sine_input((2, 4, 8, 8), 0.21).transpose(0, 2, 3, 1)
+    out = forward(config)(params, x, jnp.array([3, 777]), jnp.array([1, 10]))
+    check_analytic(family, np.asarray(out))
+    if family == "LiT":
+        return
+    # Guidance 1.5 on three channels; both halves see the same images.
+    t, y = jnp.array([3, 777, 3, 777]), jnp.array([1, 7, 10, 10])
+    out = np.asarray(forward(config)(params, np.concatenate([x, x]), t, y))
+    cond, null = np.split(out[..., :3], 2)
+    guided = null + 1.5 * (cond - null)
+    merged = np.concatenate([np.concatenate([guided, guided]), out[..., 3:]], axis=-1)
+    check_analytic("DiT guided", merged)
+
+
+# --- initialisation ---
+
+
+@pytest.mark.parametrize("family", ["DiT", "LiT"])
+def test_output_is_zero_at_initialisation(family: str) -> None:
+    config = tiny(family)
+    out = jax.jit(lambda key: apply_fn(config)(init_params(config, key), *batch(config)))
+    assert not np.any(out(jax.random.key(0)))
+
+
+def test_initial_values() -> None:
+    """Section 1.3 of the official recipe: Xavier, zero biases and gates, N(0, 0.02) embeddings."""
+    D = 64
+    config = tiny(hidden_size=D, num_classes=40, kernel_size=5)
+    params = init_params(config, jax.random.key(0))
+
+    def bound(kernel: jax.Array, fan_in: int, fan_out: int) -> None:
+        limit, peak = np.sqrt(6 / (fan_in + fan_out)), float(jnp.abs(kernel).max())
+        assert 0.97 * limit < peak <= limit
+
+    blocks = params["blocks"]
+    bound(params["x_embedder"]["kernel"], 12, D)
+    bound(blocks["attn"]["q"]["kernel"], D, D)
+    bound(blocks["attn"]["k"]["kernel"], D, 2 * D)
+    bound(blocks["attn"]["v"]["kernel"], D, 2 * D)
+    bound(blocks["attn"]["out"]["kernel"], D, D)
+    bound(blocks["mlp"]["fc1"]["kernel"], D, 4 * D)
+    bound(blocks["mlp"]["fc2"]["kernel"], 4 * D, D)
+    for leaf in (params["t_embedder"]["fc1"], params["t_embedder"]["fc2"]):
+        assert float(leaf["kernel"].std()) == pytest.approx(0.02, rel=0.05)
+    assert float(params["y_embedder"]["embedding"].std()) == pytest.approx(0.02, rel=0.1)
+    for closed in (blocks["adaln"], params["final_layer"]["adaln"], params["final_layer"]["linear"]):
+        assert not any(np.any(leaf) for leaf in closed.values())
+    dwc = blocks["attn"].pop("dwc")
+    for leaf in dwc.values():  # torch's default for 5 x 5 filters of one input channel
+        assert 0.18 < float(jnp.abs(leaf).max()) <= 0.2
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if path[-1].key == "bias":
+            assert not np.any(leaf), path
+    assert not np.array_equal(*blocks["attn"]["q"]["kernel"]), "blocks must not be copies"
+    softmax = new_mixer(tiny("DiT", hidden_size=D))
+    for name in "qkv":
+        bound(getattr(softmax, name).kernel[...], D, 3 * D)
+
+
+# --- how it is computed does not change what is computed ---
+
+
+@functools.cache
+def loss_and_gradient(config: DiTConfig) -> Callable[..., Any]:
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        out = apply_fn(config)(params, *batch(config))
+        return jnp.sum(jnp.square(out)), out
+
+    return jax.jit(jax.grad(loss, has_aux=True))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"scan_unroll": 2}, *({"remat": name} for name in REMAT_POLICIES if name != "none")],
+    ids=str,
+)
+def test_unrolling_and_remat_keep_output_and_gradient(fields: dict[str, Any]) -> None:
+    params = random_like(abstract_params(tiny()))
+    gradient, out = loss_and_gradient(tiny(**fields))(params)
+    expected_gradient, expected = loss_and_gradient(tiny())(params)
+    assert relative_error(out, expected) < 2e-6
+    for ours, reference in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True
+    ):
+        assert np.any(reference), "a parameter without influence"
+        assert relative_error(ours, reference) < 1e-5
+
+
+@pytest.mark.parametrize(("remat", "count"), [("none", 0), ("full", 1), ("dots", 1)])
+def test_remat_reaches_the_program(remat: str, count: int) -> None:
+    config = tiny("DiT", remat=remat)
+    program = str(jax.make_jaxpr(apply_fn(config))(abstract_params(config), *batch(config)))
+    assert program.count("remat2[") + program.count("checkpoint[") == count
+
+
+def test_unknown_remat_policy() -> None:
+    with pytest.raises(ValueError, match=r"remat policy 'ful'; did you mean 'full'.*dots, full, no"):
+        create_model("LiT", **TINY, remat="ful")
+
+
+def test_bfloat16_model_returns_float32() -> None:
+    config = tiny(dtype="bfloat16")
+    params = random_like(abstract_params(config))
+    assert {leaf.dtype for leaf in jax.tree.leaves(abstract_params(config))} == {jnp.dtype("f4")}
+    out, expected = (forward(c)(params, *batch(c)) for c in (config, tiny()))
+    assert out.dtype == jnp.float32
+    assert 1e-5 < relative_error(out, expected) < 0.05
+
+
+@pytest.mark.parametrize("family", ["DiT", "LiT"])
+def test_with_activations(family: str) -> None:
+    """The same output; the last block's activation is what the final layer reads."""
+    config = tiny(family)
+    params = random_like(abstract_params(config))
+    call = jax.jit(lambda p: with_params(config, p).with_activations(*batch(config)))
+    out, kept = call(params)
+    assert relative_error(out, forward(config)(params, *batch(config))) < 1e-6
+    assert kept["embedding"].shape == (2, 4, 16) and kept["blocks"].shape == (2, 2, 4, 16)
+    first = {**params, "blocks": jax.tree.map(lambda leaf: leaf[:1], params["blocks"])}
+    shallow = forward(tiny(family, depth=1))(first, *batch(config))
+    model = with_params(config, params)
+    model.blocks = None  # the final layer alone, fed by hand
+    c = model.t_embedder(jnp.array([3, 777])) + model.y_embedder(batch(config)[2])
+    tokens = model.final_layer(kept["blocks"][0], c)
+    by_hand = tokens.reshape(2, 2, 2, 2, 2, 6).transpose(0, 1, 3, 2, 4, 5).reshape(2, 4, 4, 6)
+    assert relative_error(by_hand, shallow) < 1e-5
+
+
+# --- inputs ---
+
+
+def test_unconditional_model() -> None:
+    config = tiny(num_classes=0)
+    params = random_like(abstract_params(config))
+    assert "y_embedder" not in params
+    x, t, labels = batch(config)
+    assert labels is None
+    out = forward(config)(params, x, t, None)
+    assert out.shape == (2, 4, 4, 6) and np.isfinite(out).all() and np.any(out)
+    with pytest.raises(ValueError, match="labels are given, but the model has num_classes=0"):
+        apply_fn(config)(params, x, t, jnp.array([0, 1]))
+
+
+def test_labels_are_needed() -> None:
+    config = tiny("DiT")
+    x, t, _ = batch(config)
+    with pytest.raises(ValueError, match="labels are missing, but the model has num_classes=5"):
+        apply_fn(config)(random_like(abstract_params(config)), x, t, None)
+
+
+def test_no_null_row_without_label_dropout() -> None:
+    with_null, without = tiny(), tiny(class_dropout_prob=0.0)
+    assert abstract_params(with_null)["y_embedder"]["embedding"].shape == (6, 16)
+    assert abstract_params(without)["y_embedder"]["embedding"].shape == (5, 16)
+    params = random_like(abstract_params(without))
+    assert np.isfinite(forward(without)(params, *batch(without))).all()
+
+
+def test_conditions_change_the_output() -> None:
+    config = tiny()
+    params, f = random_like(abstract_params(config)), forward(config)
+    x, t, labels = batch(config)
+    out = f(params, x, t, labels)
+    assert relative_error(f(params, x, t + 50, labels), out) > 1e-3
+    assert relative_error(f(params, x, t, jnp.array([2, 5])), out) > 1e-3
+    np.testing.assert_array_equal(f(params, x, t.astype(jnp.float32), labels), out)
+
+
+def test_no_variance_channels_without_learn_sigma() -> None:
+    config = tiny(learn_sigma=False)
+    params = random_like(abstract_params(config))
+    assert params["final_layer"]["linear"]["kernel"].shape == (16, 12)
+    assert forward(config)(params, *batch(config)).shape == (2, 4, 4, 3)
+
+
+def test_rectangular_input() -> None:
+    """With closed gates a token sees only itself, so a pixel moves its own patch and no other."""
+    config = tiny("LiT", input_size=(4, 8))
+    params = random_like(abstract_params(config))
+    x, t, labels = batch(config)
+    open_gates = forward(config)(params, x, t, labels)
+    assert open_gates.shape == (2, 4, 8, 6) and np.isfinite(open_gates).all()
+    params["blocks"]["adaln"] = jax.tree.map(np.zeros_like, params["blocks"]["adaln"])
+    for row, column in ((0, 0), (3, 2), (1, 7)):
+        moved = x.at[:, row, column].add(1.0)
+        change = forward(config)(params, moved, t, labels) - forward(config)(params, x, t, labels)
+        touched = np.argwhere(np.abs(change[0]).max(axis=-1) > 1e-6)
+        top, left = row - row % 2, column - column % 2
+        assert touched.tolist() == [[top + i, left + j] for i in (0, 1) for j in (0, 1)]
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 4, 3), (2, 4, 8, 4), (4, 8, 3), (2, 3, 4, 8)])
+def test_input_of_another_shape(shape: tuple[int, ...]) -> None:
+    config = tiny("DiT", input_size=(4, 8))
+    with pytest.raises(ValueError, match=r"takes \[batch, height, width.*\[B, 4, 8, 3\]"):
+        jax.eval_shape(
+            apply_fn(config), abstract_params(config), jnp.zeros(shape), *batch(config)[1:]
+        )
