@@ -40,7 +40,7 @@ STUDENTS = ("distilled", "inherited", "scratch")
 SAMPLERS = {"ddpm": "50", "ddim": "ddim25"}
 GUIDANCE = 1.5
 COUNT = 500
-PER_CLASS = 8
+PER_CLASS = 6
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling")
     parser.add_argument("--steps", type=int, help="training steps per student (default: config)")
     args = parser.parse_args()
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     began = time.perf_counter()
     out = Path(args.out)
 
@@ -163,7 +163,7 @@ def score(
     judge = classifier.train_judge(heldout, heldout_labels)
     rows, hashes, panels, captions = [], {}, {}, {}
     panels["real"] = images.class_rows(real, real_labels, PER_CLASS, 10)
-    captions["real"] = f"{len(real)} digits"
+    captions["real"] = f"{len(real):,} digits"
     for name, model in models.items():
         drawn = {sampler: np.load(path / "samples.npz") for sampler, path in samples[name].items()}
         distance = {k: scores.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
@@ -189,9 +189,9 @@ def score(
         panels[name] = images.class_rows(
             drawn["ddpm"]["arr_0"], drawn["ddpm"]["labels"], PER_CLASS, 10
         )
-        captions[name] = f"FDD {distance['ddpm']:.2f}, accuracy {accuracy['ddpm']:.1%}"
+        captions[name] = f"FDD {distance['ddpm']:.2f}, accuracy {accuracy['ddpm']:.0%}"
     images.comparison_figure(
-        out / "samples.png", panels, columns=PER_CLASS, captions=captions, scale=2
+        out / "samples.png", panels, columns=PER_CLASS, captions=captions, scale=4
     )
     curves.loss_curves(out / "losses.png", loss_traces(models), title=LOSS_TITLE, ylabel="mse")
     return reports.Report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -57,9 +56,7 @@ def main() -> None:
     job, argv = " ".join(sys.argv[1:2]), sys.argv[1:]
     if not job or job in HELP:
         sys.exit(print(USAGE) if job else USAGE)
-    # Libraries report every file they touch (orbax) and their CPU kernels (TensorFlow).
-    logging.set_verbosity(logging.ERROR)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
     try:
         if job not in JOBS:
             raise unknown_name("job", job, JOBS)

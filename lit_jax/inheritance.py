@@ -121,16 +121,12 @@ def inherit(
     Raises ValueError for an unknown policy, a pattern that matches nothing, and, all in one, for
     every inherited leaf that the teacher lacks or has in another shape.
     """
-    if policy not in POLICIES:
-        raise unknown_name("inheritance policy", policy, POLICIES)
+    chosen = inherited_paths(
+        student_config, student_params, teacher_config, teacher_params, policy, reinitialise
+    )
     student = traverse_util.flatten_dict(student_params, sep="/")
     teacher = traverse_util.flatten_dict(teacher_params, sep="/")
-    kept, frozen = _matching(reinitialise, student), _matching(freeze, student)
-    chosen = [p for p in student if re.fullmatch(POLICIES[policy], p) and p not in kept]
-    if LABELS in chosen and LABELS not in teacher and policy != "all":
-        chosen.remove(LABELS)  # an unconditional teacher has no labels to give
-    _check_shapes(chosen, student, teacher, student_config, teacher_config)
-
+    frozen = _matching(freeze, student)
     report = InheritanceReport(policy, frozen={path: student[path].size for path in frozen})
     result = dict(student)
     for path, leaf in student.items():
@@ -150,6 +146,30 @@ def inherit(
             report.dropped[path] = rest
     report.notes = _notes(report, student_config, teacher_config, chosen)
     return traverse_util.unflatten_dict(result, sep="/"), report
+
+
+def inherited_paths(
+    student_config: DiTConfig,
+    student_params: Params,
+    teacher_config: DiTConfig,
+    teacher_params: Params,
+    policy: str,
+    reinitialise: Sequence[str] = (),
+) -> list[str]:
+    """The student's paths that `inherit` fills from the teacher; only shapes are looked at.
+
+    Raises ValueError as `inherit` does, so that a job can refuse before it loads anything.
+    """
+    if policy not in POLICIES:
+        raise unknown_name("inheritance policy", policy, POLICIES)
+    student = traverse_util.flatten_dict(student_params, sep="/")
+    teacher = traverse_util.flatten_dict(teacher_params, sep="/")
+    kept = _matching(reinitialise, student)
+    chosen = [p for p in student if re.fullmatch(POLICIES[policy], p) and p not in kept]
+    if LABELS in chosen and LABELS not in teacher and policy != "all":
+        chosen.remove(LABELS)  # an unconditional teacher has no labels to give
+    _check_shapes(chosen, student, teacher, student_config, teacher_config)
+    return chosen
 
 
 def _matching(patterns: Sequence[str], student: Params) -> list[str]:

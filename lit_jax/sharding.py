@@ -39,10 +39,11 @@ def join_cluster() -> None:
     """
     if os.environ.get("LIT_JAX_DISTRIBUTED") != "1":
         return
-    names = {"num_processes": "JAX_NUM_PROCESSES", "process_id": "JAX_PROCESS_ID"}
+    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
     try:
         jax.distributed.initialize(
-            **{key: int(os.environ[name]) for key, name in names.items() if name in os.environ}
+            num_processes=None if count is None else int(count),
+            process_id=None if index is None else int(index),
         )
     except ValueError as error:
         raise ValueError(

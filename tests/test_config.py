@@ -76,7 +76,9 @@ def test_configurations_are_values() -> None:
 
 @pytest.mark.parametrize("size", [16, (8, 16)], ids=str)
 def test_architecture_survives_json(size: Any) -> None:
-    config = DiTConfig(family="LiT", mixer="linear", input_size=size, dtype="bfloat16", remat="full")
+    config = DiTConfig(
+        family="LiT", mixer="linear", input_size=size, dtype="bfloat16", remat="full"
+    )
     stored = json.loads(json.dumps(architecture(config)))
     assert not set(stored) & set(COMPUTE_FIELDS)
     assert set(stored) | set(COMPUTE_FIELDS) == {f.name for f in dataclasses.fields(DiTConfig)}
@@ -95,7 +97,10 @@ def test_architecture_survives_json(size: Any) -> None:
         ({"seed": 1.0}, r"config\.seed is 1\.0 \(float\); it must be int"),
         ({"seed": True}, r"config\.seed is True \(bool\); it must be int"),
         ({"data": {"flip": 1}}, r"config\.data\.flip is 1 \(int\); it must be bool"),
-        ({"optimizer": {"b1": False}}, r"config\.optimizer\.b1 is False \(bool\); it must be float"),
+        (
+            {"optimizer": {"b1": False}},
+            r"config\.optimizer\.b1 is False \(bool\); it must be float",
+        ),
         ({"data": {"name": None}}, r"config\.data\.name is None \(NoneType\); it must be str"),
         ({"model": {"overrides": 3}}, r"config\.model\.overrides is 3 \(int\); it must be Mapping"),
         ({"inherit": {"freeze": "blocks"}}, r"config\.inherit\.freeze is 'blocks' \(str\)"),

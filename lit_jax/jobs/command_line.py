@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,21 +61,33 @@ def parse(declared: flags.FlagValues, argv: Sequence[str]) -> None:
         rest = declared(argv)[1:]
         if "config" in declared:
             # A file that could not be read complains on first use only.
-            declared["config"].value.lock()
+            declared.config.lock()
     except (AttributeError, KeyError) as error:
-        if not str(error.args[0]).startswith("'"):
-            raise  # a bug in the config file; ml_collections quotes the key and names the nearest
-        raise ValueError(f"--config has no key {error.args[0]}") from error
-    except (flags.Error, OSError) as error:
-        # May quote the traceback of a config file or the paths tried; the last line says it.
-        raise ValueError(str(error).strip().splitlines()[-1].strip()) from error
+        if "ml_collections" not in traceback.extract_tb(error.__traceback__)[-1].filename:
+            raise  # a bug in the config file
+        raise ValueError(_missing_key(error)) from error
+    except flags.Error as error:
+        # Quotes the traceback of a config file that raises, whose last line is the message.
+        first, _, trace = str(error).partition("Error whilst parsing config file:")
+        last = trace.strip().split("\n")[-1].strip().removeprefix("ValueError: ")
+        raise ValueError(first + last) from error
+    except OSError as error:
+        raise ValueError(f"--config: {str(error).splitlines()[-1].strip()}") from error
     if rest:
         raise ValueError(f"{' '.join(rest)!r} belongs to no flag; write --flag VALUE, lists as 1,2")
 
 
 def numbers(declared: flags.FlagValues, name: str, kind: type) -> tuple[Any, ...]:
     """The value of a flag that lists numbers with commas in between."""
+    text = getattr(declared, name)
     try:
-        return tuple(kind(part) for part in declared[name].value.split(",") if part)
+        return tuple(kind(part) for part in text.split(",") if part)
     except ValueError as error:
-        raise ValueError(f"--{name} {declared[name].value!r}: {error}") from error
+        raise ValueError(f"--{name} {text!r}: {error}") from error
+
+
+def _missing_key(error: Any) -> str:
+    """What ml_collections says of a key that is not there; it names the nearest one."""
+    while isinstance(error, Exception):
+        error = error.args[0]
+    return f"--config has no key {error}" if error.startswith("'") else f"--config: {error}"

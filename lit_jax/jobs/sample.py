@@ -24,7 +24,7 @@ from lit_jax import sharding
 from lit_jax.config import DiTConfig, MeshConfig, unknown_name
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import GaussianProcess, create_process
-from lit_jax.diffusion.guidance import guided, num_function_evaluations
+from lit_jax.diffusion.guidance import GUIDED_CHANNELS, guided, num_function_evaluations
 from lit_jax.diffusion.samplers import SAMPLERS, image_keys, per_image_noise
 from lit_jax.evaluation import files
 from lit_jax.evaluation.images import grid_of, write_png
@@ -117,6 +117,8 @@ def check(
     """Refuses what cannot be sampled, with the values and the remedy."""
     if protocol.sampler not in SAMPLERS:
         raise unknown_name("sampler", protocol.sampler, SAMPLERS)
+    if protocol.cfg_channels not in GUIDED_CHANNELS:
+        raise unknown_name("guidance channels", protocol.cfg_channels, GUIDED_CHANNELS)
     if num_samples < 1 or batch_size < 1:
         raise ValueError(
             f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
@@ -214,8 +216,6 @@ def draw_grid(
 ) -> np.ndarray:
     """A grid of `count` images for looking at a run, saved as PNG: uint8 [height, width, C]."""
     label_N = assign_labels(config, (), count)
-    if protocol.cfg_scale != 1.0 and config.null_label is None:
-        protocol = dataclasses.replace(protocol, cfg_scale=1.0)
     images = generate(config, params, protocol, label_N, count, mesh, batch_size=count)
     grid = grid_of(to_uint8(images[..., :3]), columns=10)
     if jax.process_index() == 0:

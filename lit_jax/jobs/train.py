@@ -25,8 +25,9 @@ from lit_jax.config import DiTConfig, TrainConfig, architecture
 from lit_jax.data import pipeline
 from lit_jax.diffusion.gaussian import GaussianProcess
 from lit_jax.evaluation import files
-from lit_jax.inheritance import inherit
+from lit_jax.inheritance import inherit, inherited_paths
 from lit_jax.jobs.sample import Protocol, draw_grid, load_sharded, make_process
+from lit_jax.jobs.sample import check as check_sampling
 from lit_jax.models import zoo
 from lit_jax.models.cost import train_step_flops
 from lit_jax.objectives import Objective, hybrid_objective
@@ -63,10 +64,13 @@ def train(config: TrainConfig, workdir: Path | str, say: Say | None = None) -> P
     or gradient stop being finite, with the step and the place; the last checkpoint stays.
     """
     run = check(config, Path(workdir), say or _say_on_first_process)
+    teacher = load_teacher(run)
     manager = checkpoint.open_manager(run.workdir, config.keep_checkpoints, config.checkpoint_every)
     try:
-        teacher = load_teacher(run)
-        task, state = start(run, manager, teacher)
+        task, state = start(run, manager)
+        if (done := int(state.step)) >= config.total_steps:
+            run.say(f"nothing to do: total_steps is {config.total_steps}, step {done} is reached")
+            return run.workdir
         save_config(run)
         step_fn = compile_step(run, task, state, teacher)
         loop(run, task, manager, step_fn, state, teacher)
@@ -116,7 +120,9 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
                     f" student {getattr(student, name)}; distillation compares their outputs"
                 )
     if config.inherit.source:
-        folder.read_config(config.inherit.source)
+        check_inheritance(config, student)
+    if config.sample.every:
+        check_sampling(student, grid_protocol(config, student), (), config.sample.count, mesh.size)
     check_workdir(workdir, student)
     data = pipeline.make_train_iterator(
         config.data.name,
@@ -147,6 +153,14 @@ def check_data(config: TrainConfig, student: DiTConfig) -> None:
         )
 
 
+def check_inheritance(config: TrainConfig, student: DiTConfig) -> None:
+    """The source must have what its policy names, in the student's shapes."""
+    settings = config.inherit
+    source = folder.read_config(settings.source)
+    shapes, source_shapes = zoo.abstract_params(student), zoo.abstract_params(source)
+    inherited_paths(student, shapes, source, source_shapes, settings.policy, settings.reinitialise)
+
+
 def check_workdir(workdir: Path, student: DiTConfig) -> None:
     """A workdir of another model is refused: its checkpoints would not fit."""
     if not (workdir / folder.CONFIG).exists():
@@ -168,7 +182,7 @@ def load_teacher(run: Run) -> Any:
     return load_sharded(run.config.distill.teacher, run.mesh)[1]
 
 
-def start(run: Run, manager: Any, teacher: Any) -> tuple[Task, TrainState]:
+def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     """The task and its first state. Where the parameters come from, in this order:
 
     1. a checkpoint in the workdir: the run is resumed, data position included;
@@ -229,8 +243,7 @@ def inherit_params(run: Run, params: Any) -> Any:
     )
     run.say(f"inherited from {settings.source} with policy {settings.policy!r}\n{report.table()}")
     if jax.process_index() == 0:
-        text = json.dumps(report.to_json(), indent=2)
-        files.write_text(run.workdir / "inheritance.json", text + "\n")
+        files.write_text(run.workdir / "inheritance.json", report.to_json() + "\n")
     return params
 
 
@@ -279,6 +292,11 @@ def loop(
     """Steps until the end or a request to stop, with everything else in the callbacks."""
     config, start_step = run.config, int(state.step)
     stop = _StopRequest()
+
+    def due(step: int) -> bool:
+        every = config.checkpoint_every
+        return stop.agreed or step == config.total_steps or step % every == 0
+
     writer = metrics.Writer(run.workdir, start_step)
     clock = metrics.Clock(
         start_step,
@@ -287,8 +305,8 @@ def loop(
         train_step_flops(run.student, config.batch_size, run.teacher),
     )
     callbacks = [
-        report_and_guard(run, task, writer, clock, teacher),
-        save_checkpoints(run, manager, stop),
+        report_and_guard(run, task, writer, clock, teacher, due),
+        save_checkpoints(run, manager, due),
         draw_samples(run, writer, clock),
     ]
     try:
@@ -298,9 +316,10 @@ def loop(
                 batch = {"image": batch["image"]}
             batch = sharding.place_batch(batch, run.mesh)
             state, values = step_fn(state, teacher, batch)
+            stop.agreed = stop.requested  # once per step: every callback sees the same answer
             for callback in callbacks:
                 callback(step, state, values, batch)
-            if stop.requested:
+            if stop.agreed:
                 run.say(f"stopped on request after step {step}; the same command resumes there")
                 break
     finally:
@@ -309,9 +328,17 @@ def loop(
 
 
 def report_and_guard(
-    run: Run, task: Task, writer: metrics.Writer, clock: metrics.Clock, teacher: Any
+    run: Run,
+    task: Task,
+    writer: metrics.Writer,
+    clock: metrics.Clock,
+    teacher: Any,
+    due: Callable[[int], bool],
 ) -> Callback:
-    """Looks at the numbers of a step after the next one was dispatched, so nothing waits."""
+    """Looks at the numbers of a step after the next one was dispatched, so nothing waits.
+
+    Except where a checkpoint is `due`: it must not hold a failed step, nor be ahead of the trace.
+    """
     config = run.config
     pending: list[tuple[int, Metrics, Batch]] = []
     rate = learning_rate(config.optimizer, config.total_steps)
@@ -336,35 +363,39 @@ def report_and_guard(
         if pending:
             look(state)
         pending.append((step, values, batch))
-        if step == config.total_steps:
+        if due(step):
             look(state)
 
     return callback
 
 
-def save_checkpoints(run: Run, manager: Any, stop: _StopRequest) -> Callback:
-    """Saves when due, at the end, and before a requested stop. Never a state that is not finite:
-    the step itself keeps those out."""
+def save_checkpoints(run: Run, manager: Any, due: Callable[[int], bool]) -> Callback:
+    """Saves when due: now and then, at the end, and before a requested stop."""
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
-        last = step == run.config.total_steps or stop.requested
-        if last or step % run.config.checkpoint_every == 0:
+        if due(step):
             checkpoint.save(manager, state, run.data, run.config, step, force=True)
 
     return callback
 
 
+def grid_protocol(config: TrainConfig, student: DiTConfig) -> Protocol:
+    """How the grids of a run are drawn: without guidance where the model has no null class."""
+    settings = config.sample
+    return Protocol(
+        sampler=settings.sampler,
+        steps=settings.steps,
+        cfg_scale=1.0 if student.null_label is None else settings.cfg_scale,
+        cfg_channels=settings.cfg_channels,
+        seed=config.seed,
+        schedule=config.diffusion.schedule,
+    )
+
+
 def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Callback:
     """Every `sample.every` steps: a grid from the EMA parameters, to TensorBoard and `samples/`."""
     settings = run.config.sample
-    protocol = Protocol(
-        sampler=settings.sampler,
-        steps=settings.steps,
-        cfg_scale=settings.cfg_scale,
-        cfg_channels=settings.cfg_channels,
-        seed=run.config.seed,
-        schedule=run.config.diffusion.schedule,
-    )
+    protocol = grid_protocol(run.config, run.student)
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
         if settings.every and step % settings.every == 0:
@@ -382,6 +413,7 @@ class _StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self.agreed = False
         self._previous = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,6 +62,9 @@ class Writer:
         self._active = jax.process_index() == 0
         if not self._active:
             return
+        # TensorFlow only writes files here; it need not introduce itself and its CPU kernels.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         import tensorflow as tf
 
         tf.config.set_visible_devices([], "GPU")

@@ -117,13 +117,13 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     ema = update_ema(state.ema, params, ema_decay(task.ema, state.step))
 
-    gradient_norm = optax.global_norm(gradient)
+    gradient_norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)
     new = TrainState(step=state.step + 1, params=params, ema=ema, opt_state=opt_state)
     old = dataclasses.replace(state, step=state.step + 1)
     state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
     return state, metrics | {
         "gradient_norm": gradient_norm,
-        "parameter_norm": optax.global_norm(params),
+        "parameter_norm": optax.tree.norm(params),
         "finite": finite,
     }

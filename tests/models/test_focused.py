@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from attention_cases import (
     golden_cases,
     golden_errors,
@@ -19,6 +18,7 @@ from attention_cases import (
     sine_input,
     value_and_gradients,
 )
+
 from golden_cases import relative_error
 from lit_jax.models.attention.focused import focus
 from lit_jax.models.attention.linear import feature_map

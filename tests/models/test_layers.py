@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def test_position_table_of_a_rectangle() -> None:
 
 
 @pytest.mark.parametrize("folder", golden_sources("dit_p4.npz"))
-def test_position_table_is_the_official_one(folder) -> None:
+def test_position_table_is_the_official_one(folder: Path) -> None:
     stored = load_state_dict(folder, "dit_p4")["pos_embed"][0]
     side = int(np.sqrt(len(stored)))
     table = sincos_position_table((side, side), stored.shape[1])
@@ -91,9 +93,10 @@ def test_patch_embedding_order() -> None:
     kernel = jnp.arange(16.0).reshape(4, 2, 2).transpose(1, 2, 0).reshape(16, 1)
     x = np.zeros((2, 4, 4, 4), np.float32)
     x[0, 0, 1, 1] = 1.0  # channel 1, row 0, column 1 of the first patch
+    x[0, 2, 0, 3] = 1.0  # channel 3, row 0, column 0 of the third patch
     x[1, 1, 2, 2] = 1.0  # channel 2, row 1, column 0 of the second patch
     embedded = (patchify(jnp.asarray(x), 2) @ kernel)[..., 0]
-    np.testing.assert_array_equal(embedded, [[5, 0, 0, 0], [0, 10, 0, 0]])
+    np.testing.assert_array_equal(embedded, [[5, 0, 12, 0], [0, 10, 0, 0]])
 
 
 def test_unpatchify_order() -> None:

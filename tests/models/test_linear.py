@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from attention_cases import (
     attention_params,
     golden_cases,
@@ -23,6 +22,7 @@ from attention_cases import (
     sine_weights,
     value_and_gradients,
 )
+
 from golden_cases import relative_error
 from lit_jax.models.attention import make_mixer
 from lit_jax.models.attention.linear import (

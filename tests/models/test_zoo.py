@@ -20,7 +20,8 @@ from lit_jax.models.zoo import (
     with_params,
 )
 
-TINY = {"input_size": 4, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 3}
+TINY = {"input_size": 4, "in_channels": 3, "hidden_size": 16, "depth": 2, "num_heads": 2}
+TINY |= {"num_classes": 5, "kernel_size": 3}
 
 # Official counts of DiT, with the position table: /2 at 256 and 512 pixels, /4 and /8 at 256.
 DIT_COUNTS = {
@@ -86,14 +87,14 @@ def test_parameter_paths() -> None:
     }
     D, L = 16, 2
     expected = {
-        "x_embedder/kernel": (16, D),
+        "x_embedder/kernel": (12, D),
         "x_embedder/bias": (D,),
         "t_embedder/fc1/kernel": (256, D),
         "t_embedder/fc1/bias": (D,),
         "t_embedder/fc2/kernel": (D, D),
         "t_embedder/fc2/bias": (D,),
-        "y_embedder/embedding": (4, D),
-        "blocks/attn/dwc/kernel": (L, 5, 5, 8),
+        "y_embedder/embedding": (6, D),
+        "blocks/attn/dwc/kernel": (L, 3, 3, 8),
         "blocks/attn/dwc/bias": (L, 8),
         "blocks/mlp/fc1/kernel": (L, D, 4 * D),
         "blocks/mlp/fc1/bias": (L, 4 * D),
@@ -103,8 +104,8 @@ def test_parameter_paths() -> None:
         "blocks/adaln/bias": (L, 6 * D),
         "final_layer/adaln/kernel": (D, 2 * D),
         "final_layer/adaln/bias": (2 * D,),
-        "final_layer/linear/kernel": (D, 32),
-        "final_layer/linear/bias": (32,),
+        "final_layer/linear/kernel": (D, 24),
+        "final_layer/linear/bias": (24,),
     }
     for name in ("q", "k", "v", "out"):
         expected |= {f"blocks/attn/{name}/kernel": (L, D, D), f"blocks/attn/{name}/bias": (L, D)}
@@ -123,7 +124,7 @@ def test_parameter_paths() -> None:
 )
 def test_paths_of_mixers(fields: dict, missing: set[str], added: set[str]) -> None:
     def paths(**fields) -> set[str]:
-        attention = abstract_params(model_config("LiT", **TINY, **fields))["blocks"]["attn"]
+        attention = abstract_params(model_config("LiT", **TINY | fields))["blocks"]["attn"]
         return {"/".join(k.key for k in path) for path, _ in jax.tree.leaves_with_path(attention)}
 
     usual, ours = paths(), paths(**fields)
@@ -143,7 +144,11 @@ def test_overrides() -> None:
         ("LiT-XL/3", {}, r"unknown model 'LiT-XL/3'; did you mean 'LiT-XL/\d'\?.*DiT-B/2.*LiT-S/8"),
         ("Lit", {}, r"unknown model 'Lit'; did you mean 'LiT'"),
         ("nothing alike", {}, r"unknown model 'nothing alike' \(known: DiT, DiT-B/2"),
-        ("DiT-S/2", {"hiden_size": 8}, r"argument of DiT-S/2 'hiden_size'; did you mean 'hidden_siz"),
+        (
+            "DiT-S/2",
+            {"hiden_size": 8},
+            r"argument of DiT-S/2 'hiden_size'; did you mean 'hidden_siz",
+        ),
         ("DiT-S/2", {"num_heads": 5}, r"hidden_size 384 is not divisible by num_heads 5"),
         ("LiT-S/8", {"input_size": 28}, r"input_size 28 is not a multiple of patch_size 8"),
     ],
@@ -156,16 +161,16 @@ def test_errors(name: str, fields: dict, message: str) -> None:
 
 def test_model_and_functional_view_agree() -> None:
     """create_model(seed), init_params(key(seed)) and apply_fn are one network."""
-    config = model_config("LiT", **TINY, kernel_size=None)
+    config = model_config("LiT", **TINY)
     params = init_params(config, jax.random.key(3))
-    model = create_model("LiT", seed=3, **TINY, kernel_size=None)
+    model = create_model("LiT", seed=3, **TINY)
     assert model.config == config
     np.testing.assert_array_equal(model.x_embedder.kernel[...], params["x_embedder"]["kernel"])
     np.testing.assert_array_equal(
         model.blocks.attn.q.kernel[...], params["blocks"]["attn"]["q"]["kernel"]
     )
-    params["final_layer"]["linear"]["bias"] = jnp.ones((32,))
-    x, t, y = jnp.zeros((1, 4, 4, 4)), jnp.array([5]), jnp.array([3])
+    params["final_layer"]["linear"]["bias"] = jnp.ones((24,))
+    x, t, y = jnp.zeros((1, 4, 4, 3)), jnp.array([5]), jnp.array([3])
     out = apply_fn(config)(params, x, t, y)
     np.testing.assert_array_equal(out, with_params(config, params)(x, t, y))
     assert (np.asarray(out) == 1).all()

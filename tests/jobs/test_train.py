@@ -1,0 +1,325 @@
+"""The training job: runs that are killed, runs that fail, runs on several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_runs
+from PIL import Image
+
+from lit_jax import sharding
+from lit_jax.config import (
+    DistillConfig,
+    InheritConfig,
+    OptimizerConfig,
+    SampleConfig,
+)
+from lit_jax.jobs import train as job
+from lit_jax.training.metrics import read_trace
+from lit_jax.weights import folder
+
+TOTAL, EVERY = 300, 25
+
+
+def experiment(data_dir: Path, workdir: Path, **values: Any) -> list[str]:
+    settings = {
+        "data__data_dir": data_dir,
+        "batch_size": 8,
+        "total_steps": TOTAL,
+        "log_every": 1,
+        "checkpoint_every": EVERY,
+    }
+    return [
+        "train",
+        "--config=configs/digits_lit.py:scratch",
+        f"--workdir={workdir}",
+        *tiny_runs.overrides(**(settings | values)),
+    ]
+
+
+def reproducible(workdir: Path) -> list[str]:
+    """The lines of the trace without what depends on the clock, as text."""
+    lines = read_trace(workdir / "metrics.jsonl")
+    return [json.dumps({k: v for k, v in line.items() if k != "clock"}) for line in lines]
+
+
+def checkpoints(workdir: Path) -> list[int]:
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def read_until(program: subprocess.Popen[str], step: int) -> None:
+    """Reads stdout up to the line of `step`."""
+    assert program.stdout is not None
+    for line in program.stdout:
+        if line.startswith(f"step {step:>3}/"):
+            return
+    raise AssertionError(f"the run ended before step {step}: {program.communicate()[1]}")
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_run_equals_an_uninterrupted_one(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert "from scratch" in tiny_runs.run(experiment(data_dir, whole))
+    expected = reproducible(whole)
+    assert [json.loads(line)["step"] for line in expected] == list(range(1, TOTAL + 1))
+
+    moment = random.Random()
+    killed_at, pause = moment.randint(2 * EVERY, 120), moment.uniform(0, 0.05)
+    print(f"SIGKILL {pause:.3f} s after step {killed_at}")
+    program = tiny_runs.start(experiment(data_dir, broken))
+    read_until(program, killed_at)
+    time.sleep(pause)
+    program.kill()
+    program.communicate()
+    assert program.returncode == -signal.SIGKILL
+    last = max(checkpoints(broken))
+    assert EVERY <= last < TOTAL and killed_at - 1 <= len(reproducible(broken)) < TOTAL
+
+    program = tiny_runs.start(experiment(data_dir, broken))
+    stopped_at = last + moment.randint(2, 60)
+    print(f"resumed from {last}, SIGTERM after step {stopped_at}")
+    read_until(program, stopped_at)
+    program.send_signal(signal.SIGTERM)
+    output = tiny_runs.finish(program)
+    stop = max(checkpoints(broken))
+    assert f"stopped on request after step {stop}" in output
+    assert stopped_at <= stop < TOTAL
+    assert reproducible(broken) == expected[:stop]
+
+    output = tiny_runs.run(experiment(data_dir, broken))
+    assert f"resumed at step {stop} " in output and f"step {stop}/" not in output
+    assert reproducible(broken) == expected
+    assert checkpoints(broken) == [TOTAL - EVERY, TOTAL]
+    (_, params), (_, wanted) = map(folder.load_model_dir, (broken, whole))
+    for found, array in zip(*map(jax.tree.leaves, (params, wanted)), strict=True):
+        np.testing.assert_array_equal(found, array)
+
+    before = {path: path.stat().st_mtime_ns for path in broken.rglob("*") if path.is_file()}
+    output = tiny_runs.run(experiment(data_dir, broken))
+    assert f"nothing to do: total_steps is {TOTAL}, step {TOTAL} is reached" in output
+    assert {p: p.stat().st_mtime_ns for p in broken.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(data_dir: Path, teacher: Path, tmp_path: Path) -> None:
+    """A distilled, inherited run with sample grids, on 1 x 2 and on 2 x 1 devices."""
+    settings = {
+        "total_steps": 3,
+        "checkpoint_every": 2,
+        "inherit__source": teacher,
+        "distill__teacher": teacher,
+        "sample__every": 2,
+        "sample__steps": "ddim2",
+        "sample__count": 4,
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    arguments = experiment(data_dir, one, **settings)
+    arguments[1] = arguments[1].replace("scratch", "distilled")
+    output = tiny_runs.run(arguments, devices=2)
+    assert f"inherited from {teacher} with policy 'all_but_attention'" in output
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    arguments[2] = f"--workdir={two}"
+    cluster = {"LIT_JAX_DISTRIBUTED": "1", "JAX_COORDINATOR_ADDRESS": address}
+    programs = [
+        tiny_runs.start(
+            arguments, **cluster, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index)
+        )
+        for index in range(2)
+    ]
+    outputs = [tiny_runs.finish(program) for program in programs]
+    assert "step 3/3" in outputs[0] and "step 3/3" not in outputs[1]
+
+    traces = [read_trace(workdir / "metrics.jsonl") for workdir in (one, two)]
+    assert [line["step"] for line in traces[0]] == [line["step"] for line in traces[1]] == [1, 2, 3]
+    assert {"noise_distillation", "variance_distillation"} < traces[0][0].keys()
+    for first, second in zip(*traces, strict=True):
+        for name in first.keys() - {"clock", "gradient_norm"}:
+            np.testing.assert_allclose(first[name], second[name], rtol=1e-5, err_msg=name)
+    (_, params), (_, wanted) = map(folder.load_model_dir, (two, one))
+    for found, array in zip(*map(jax.tree.leaves, (params, wanted)), strict=True):
+        np.testing.assert_allclose(found, array, rtol=1e-5, atol=1e-5)
+
+    for workdir in (one, two):
+        assert checkpoints(workdir) == [2, 3]
+        report = json.loads((workdir / "inheritance.json").read_text())
+        assert report["policy"] == "all_but_attention"
+        assert "blocks/attn/q/kernel" in report["new"]
+        assert "blocks/mlp/fc1/kernel" in report["inherited"]
+        saved = json.loads((workdir / "config.json").read_text())
+        assert saved["train"]["distill"]["teacher"] == str(teacher)
+        assert saved["model"]["mixer"] == "linear"
+        assert [path.name for path in (workdir / "samples").iterdir()] == ["0000002.png"]
+    grids = [np.asarray(Image.open(w / "samples/0000002.png")).astype(int) for w in (one, two)]
+    assert np.abs(grids[0] - grids[1]).max() <= 1
+
+
+def start_of(teacher: Path, tmp_path: Path, path: str, block: int, value: float) -> str:
+    """A model folder like `teacher` with one block's parameter replaced by `value`."""
+    config, params = folder.load_model_dir(teacher)
+    group, layer, name = path.split("/")
+    params["blocks"][group][layer][name][block] = value
+    folder.save_model_dir(tmp_path / "source", config, params, {})
+    return str(tmp_path / "source")
+
+
+def last_good(workdir: Path, run: Any) -> tuple[list[int], dict[str, Any]]:
+    """Steps on disk, and the latest state."""
+    with job.checkpoint.open_manager(workdir, 2, 1) as manager:
+        _, state = job.start(dataclasses.replace(run, say=lambda text: None), manager)
+    return checkpoints(workdir), {"params": state.params, "opt_state": state.opt_state}
+
+
+@pytest.mark.parametrize("case", ["exploding", "parameter", "batch"])
+def test_nonfinite_run_stops_with_the_place_and_a_good_checkpoint(
+    data_dir: Path,
+    teacher: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    case: str,
+) -> None:
+    workdir, said = tmp_path / "run", []
+    settings: dict[str, Any] = {"inherit": InheritConfig(source=str(teacher))}
+    if case == "exploding":
+        settings["optimizer"] = OptimizerConfig(learning_rate=1e30)
+        named = r"step 2: .*non-finite value in (the patch embedding|block 0 of 2)"
+    elif case == "parameter":
+        source = start_of(teacher, tmp_path, "mlp/fc1/kernel", 1, np.nan)
+        settings["inherit"] = InheritConfig(source=source)
+        named = "step 1: loss nan.* in parameter blocks/mlp/fc1/kernel of block 1"
+    else:
+        place, count = sharding.place_batch, iter(range(1, 100))
+
+        def poisoned(batch: Any, mesh: Any) -> Any:
+            image = batch["image"] * (np.nan if next(count) == 3 else 1)
+            return place({**batch, "image": image}, mesh)
+
+        monkeypatch.setattr(sharding, "place_batch", poisoned)
+        named = r"step 3: .* in the batch \(x_start\)"
+    config = tiny_runs.run_config(data_dir, **settings)
+    with pytest.raises(FloatingPointError, match=named) as error:
+        job.train(config, workdir, said.append)
+    assert str(workdir) in str(error.value)
+
+    good = {"exploding": 1, "parameter": 0, "batch": 2}[case]
+    lines = read_trace(workdir / "metrics.jsonl") if good else []
+    assert [line["step"] for line in lines] == list(range(1, good + 1))
+    if good:
+        steps, state = last_good(workdir, job.check(config, workdir, said.append))
+        assert max(steps) == good
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state))
+    else:
+        assert checkpoints(workdir) == []
+
+
+def test_resuming_with_another_seed_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    config = tiny_runs.run_config(data_dir, total_steps=1)
+    job.train(config, tmp_path / "run", said.append)
+    before = sorted(tmp_path.rglob("*"))
+    other = dataclasses.replace(config, seed=1, total_steps=2)
+    with pytest.raises(ValueError, match="checkpoint 1 was trained with seed 0.*says 1"):
+        job.train(other, tmp_path / "run", said.append)
+    assert sorted(tmp_path.rglob("*")) == before
+    # Another workdir is a run of its own, and another seed another start.
+    job.train(dataclasses.replace(config, seed=1), tmp_path / "other", said.append)
+    (_, a), (_, b) = (folder.load_model_dir(tmp_path / name) for name in ("run", "other"))
+    assert not np.array_equal(a["x_embedder"]["kernel"], b["x_embedder"]["kernel"])
+
+
+def test_unconditional_model_trains(data_dir: Path, tmp_path: Path) -> None:
+    """Without labels, and with grids although there is no null class to guide away from."""
+    size = tiny_runs.SIZE | {"num_classes": 0}
+    config = tiny_runs.run_config(
+        data_dir,
+        total_steps=1,
+        sample=SampleConfig(every=1, count=2, steps="ddim2", cfg_scale=1.5),
+    )
+    spec = dataclasses.replace(config.model, overrides=size)
+    job.train(dataclasses.replace(config, model=spec), tmp_path / "run", lambda text: None)
+    assert len(read_trace(tmp_path / "run" / "metrics.jsonl")) == 1
+    assert (tmp_path / "run/samples/0000001.png").exists()
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "batch": ({"batch_size": 12}, "batch_size 12 is not divisible by 8 devices x 1"),
+    "accumulation": (
+        {"optimizer": OptimizerConfig(accumulation=2)},
+        "batch_size 8 is not divisible by 8 devices x 2 accumulation steps = 16",
+    ),
+    "missing teacher": (
+        {"distill": DistillConfig(teacher="nowhere")},
+        "nowhere is not a model folder or training workdir",
+    ),
+    "unequal teacher": (
+        {"distill": DistillConfig(teacher="{big}")},
+        r"big has image_size=\(16, 16\), the student \(8, 8\)",
+    ),
+    "unequal source": (
+        {"inherit": InheritConfig(source="{wide}")},
+        r"cannot be inherited: .*student \(4, 4, 1, 16\), teacher \(4, 4, 1, 32\)",
+    ),
+    "policy": (
+        {"inherit": InheritConfig(source="{big}", policy="al")},
+        "unknown inheritance policy 'al'; did you mean 'all'",
+    ),
+    "freeze": ({"inherit": InheritConfig(freeze=("nothing",))}, "'nothing' matches no parameter"),
+    "grids": ({"sample": SampleConfig(every=1, sampler="dpm")}, "unknown sampler 'dpm'"),
+    "schedule": ({"optimizer": OptimizerConfig(schedule="cos")}, "unknown optimizer.schedule"),
+    "reading": (
+        {"distill": DistillConfig(teacher="{big}", variance_reading="sigma")},
+        "unknown variance reading 'sigma'",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    path = tmp_path_factory.mktemp("other_models")
+    return {
+        "big": str(tiny_runs.save_model(path / "big", input_size=16)),
+        "wide": str(tiny_runs.save_model(path / "wide", hidden_size=32)),
+    }
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_impossible_run_is_refused_before_anything_happens(
+    data_dir: Path, folders: dict[str, str], tmp_path: Path, case: str
+) -> None:
+    changes, named = REFUSED[case]
+    filled = {}
+    for name, value in changes.items():
+        if dataclasses.is_dataclass(value):
+            texts = {k: v for k, v in vars(value).items() if isinstance(v, str)}
+            value = dataclasses.replace(value, **{k: v.format(**folders) for k, v in texts.items()})
+        filled[name] = value
+    said: list[str] = []
+    with pytest.raises(ValueError, match=f"(?s){named}"):
+        job.train(tiny_runs.run_config(data_dir, **filled), tmp_path / "run", said.append)
+    assert not (tmp_path / "run").exists() and said == []
+
+
+def test_workdir_of_another_model_is_refused(
+    data_dir: Path, folders: dict[str, str], tmp_path: Path
+) -> None:
+    tiny_runs.save_model(tmp_path / "run", "LiT", hidden_size=32)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=r"another model: hidden_size=32 \(config: 16\)"):
+        job.train(tiny_runs.run_config(data_dir), tmp_path / "run", lambda text: None)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,160 @@
+"""Placement rules, and the promise behind them: eight devices compute what one computes."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_runs
+from jax.sharding import Mesh, PartitionSpec
+
+from lit_jax import sharding
+from lit_jax.config import DistillConfig, EmaConfig, MeshConfig
+from lit_jax.diffusion.gaussian import create_process
+from lit_jax.models import zoo
+from lit_jax.models.attention import MIXERS
+from lit_jax.objectives import hybrid_objective
+from lit_jax.training.state import create_state
+from lit_jax.training.step import Task, train_step
+
+STUDENT = zoo.model_config("LiT", **tiny_runs.SIZE)
+TEACHER = zoo.model_config("DiT", **tiny_runs.SIZE)
+
+
+def paths(tree: Any) -> dict[str, Any]:
+    return {
+        sharding.path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def mesh(data: int, fsdp: int) -> Mesh:
+    return sharding.make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
+
+
+def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
+    """State and metrics of a distilled run on `on`, started and fed from host arrays."""
+    process = create_process()
+    optimizer = optax.adamw(5e-4)
+    task = Task(
+        student=zoo.apply_fn(STUDENT),
+        teacher=zoo.apply_fn(TEACHER),
+        process=process,
+        objective=hybrid_objective(process, DistillConfig(teacher="tiny")),
+        optimizer=optimizer,
+        ema=EmaConfig(decay=0.5),
+        accumulation=1,
+        null_label=10,
+        label_dropout=0.1,
+        seed=0,
+    )
+    params = sharding.place_params(tiny_runs.random_params(STUDENT), on)
+    teacher = sharding.place_params(tiny_runs.random_params(TEACHER, seed=1), on)
+    shapes = jax.eval_shape(lambda p: create_state(p, optimizer), params)
+    places = sharding.tree_shardings(shapes, on)
+    state = jax.jit(lambda p: create_state(p, optimizer), out_shardings=places)(params)
+    step = jax.jit(
+        functools.partial(train_step, task), out_shardings=(places, sharding.replicated(on))
+    )
+    generator, metrics = np.random.default_rng(2), []
+    for _ in range(3):
+        batch = {
+            "image": generator.uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32),
+            "label": generator.integers(0, 10, 8).astype(np.int32),
+        }
+        state, values = step(state, teacher, sharding.place_batch(batch, on))
+        metrics.append({name: float(value) for name, value in values.items()})
+    return state, metrics
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> tuple[Any, list[dict[str, float]]]:
+    return three_steps(mesh(1, 1))
+
+
+@pytest.mark.parametrize("data, fsdp", [(4, 2), (2, 4)])
+def test_eight_devices_equal_one(
+    on_one_device: tuple[Any, list[dict[str, float]]], data: int, fsdp: int
+) -> None:
+    expected, expected_metrics = on_one_device
+    state, metrics = three_steps(mesh(data, fsdp))
+    for found, wanted in zip(metrics, expected_metrics, strict=True):
+        assert found.keys() == wanted.keys() and "noise_distillation" in found
+        for name in found:
+            # A sum that rounds to the other side of a ReLU's kink shows in the gradient.
+            rtol = 1e-4 if name == "gradient_norm" else 1e-5
+            np.testing.assert_allclose(found[name], wanted[name], rtol=rtol, err_msg=name)
+    found_arrays, wanted_arrays = paths(state), paths(expected)
+    for path, array in found_arrays.items():
+        if path.startswith(("params", "ema")):
+            wanted = np.asarray(wanted_arrays[path])
+            np.testing.assert_allclose(array, wanted, rtol=1e-5, atol=1e-5, err_msg=path)
+    start = tiny_runs.random_params(STUDENT)
+    moved = np.asarray(state.params["blocks"]["attn"]["q"]["kernel"])
+    assert np.abs(moved - start["blocks"]["attn"]["q"]["kernel"]).max() > 5e-4
+
+    # Really split: a device holds 1/fsdp of each kernel, of its moments and of its EMA.
+    kernels = [path for path in found_arrays if path.endswith("blocks/mlp/fc1/kernel")]
+    assert len(kernels) == 4
+    for path in kernels:
+        array = found_arrays[path]
+        assert array.sharding.spec == PartitionSpec(None, "fsdp", None)
+        shapes = {shard.data.shape for shard in array.addressable_shards}
+        assert shapes == {(2, 16 // fsdp, 64)}
+        assert len(array.sharding.device_set) == 8
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("num_classes", [0, 10])
+def test_every_parameter_has_one_rule(mixer: str, num_classes: int) -> None:
+    size = tiny_runs.SIZE | {"mixer": mixer, "num_classes": num_classes}
+    shapes = zoo.abstract_params(zoo.model_config("DiT", **size))
+    placed = sharding.tree_shardings(shapes, mesh(4, 2))
+    specs = {path: leaf.spec for path, leaf in paths(placed).items()}
+    assert all(spec == PartitionSpec() for path, spec in specs.items() if path.endswith("bias"))
+    split = sum(
+        leaf.size for path, leaf in paths(shapes).items() if "fsdp" in jax.tree.leaves([*specs[path]])
+    )
+    assert split > 0.9 * zoo.count_params(shapes)
+    assert all(spec[:1] != PartitionSpec("fsdp") for p, spec in specs.items() if "blocks" in p)
+
+
+def test_rules_that_are_missing_or_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="no sharding rule matches 'blocks/new/weight'"):
+        sharding.spec_of("blocks/new/weight", (2, 4), mesh(4, 2))
+    monkeypatch.setattr(sharding, "RULES", (*sharding.RULES, ("fc1", ("fsdp",))))
+    with pytest.raises(ValueError, match="conflicting rules"):
+        sharding.spec_of("blocks/mlp/fc1/kernel", (2, 4, 4), mesh(4, 2))
+
+
+def test_axis_that_does_not_divide() -> None:
+    with pytest.raises(ValueError, match="axis of 6 of .*fc1.* not divisible by mesh.fsdp=4"):
+        sharding.spec_of("blocks/mlp/fc1/kernel", (2, 6, 4), mesh(2, 4))
+    assert sharding.spec_of("opt_state/0/count", (), mesh(2, 4)) == PartitionSpec()
+
+
+def test_mesh_sizes() -> None:
+    assert dict(sharding.make_mesh(MeshConfig(-1, 2)).shape) == {"data": 4, "fsdp": 2}
+    assert dict(sharding.make_mesh(MeshConfig(2, -1)).shape) == {"data": 2, "fsdp": 4}
+    for config, named in (
+        (MeshConfig(3, 2), "needs 6 devices, but there are 8"),
+        (MeshConfig(-1, 3), "does not divide 8 devices"),
+        (MeshConfig(-1, -1), "at most one is -1"),
+        (MeshConfig(0, 1), "sizes are positive"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            sharding.make_mesh(config)
+
+
+def test_batch_is_split_over_all_devices() -> None:
+    images = np.arange(16.0, dtype=np.float32).reshape(16, 1, 1, 1)
+    placed = sharding.place_batch({"image": images}, mesh(2, 4))["image"]
+    shards = sorted(placed.addressable_shards, key=lambda shard: shard.device.id)
+    assert [shard.data.ravel().tolist() for shard in shards] == [
+        [2.0 * i, 2.0 * i + 1] for i in range(8)
+    ]
+    assert float(jnp.sum(placed)) == images.sum()

@@ -1,0 +1,88 @@
+"""Checkpoints: everything comes back, on another mesh too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_runs
+
+from lit_jax import sharding
+from lit_jax.config import MeshConfig, TrainConfig
+from lit_jax.models import zoo
+from lit_jax.training import checkpoint
+from lit_jax.training.state import TrainState, create_state
+
+CONFIG = TrainConfig(seed=3)
+MODEL = zoo.model_config("LiT", **tiny_runs.SIZE)
+
+
+def data() -> Any:
+    return iter(grain.MapDataset.range(100).shuffle(seed=0).repeat().to_iter_dataset())
+
+
+def saved_state(mesh: jax.sharding.Mesh) -> TrainState:
+    """A state in which every part has numbers of its own."""
+    params = tiny_runs.random_params(MODEL)
+    state = create_state(jax.tree.map(jnp.asarray, params), optax.adamw(1e-3))
+    leaves, structure = jax.tree.flatten(state)
+    leaves = [leaf + i if leaf.ndim else leaf for i, leaf in enumerate(leaves)]
+    state = jax.tree.unflatten(structure, leaves)
+    return jax.device_put(state, sharding.tree_shardings(state, mesh))
+
+
+def abstract(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        state,
+        sharding.tree_shardings(state, mesh),
+    )
+
+
+def save_three(folder: Path, state: TrainState, position: Any) -> None:
+    with checkpoint.open_manager(folder, keep=2, every=1) as manager:
+        for step in (1, 2, 3):
+            next(position)
+            assert checkpoint.save(manager, state, position, CONFIG, step)
+        assert not checkpoint.save(manager, state, position, CONFIG, 3, force=True)
+        manager.wait_until_finished()
+
+
+def test_eight_devices_to_one_and_to_another_mesh(tmp_path: Path) -> None:
+    eight = sharding.make_mesh(MeshConfig(data=4, fsdp=2))
+    state, position = saved_state(eight), data()
+    save_three(tmp_path, state, position)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+    expected = [next(position) for _ in range(5)]
+
+    meshes = [
+        sharding.make_mesh(MeshConfig(), jax.devices()[:1]),
+        sharding.make_mesh(MeshConfig(data=2, fsdp=4)),
+    ]
+    for mesh in meshes:
+        wanted, resumed = abstract(state, mesh), data()
+        with checkpoint.open_manager(tmp_path, keep=2, every=1) as manager:
+            restored = checkpoint.restore(manager, wanted, resumed, CONFIG)
+        assert jax.tree.structure(restored.params) == jax.tree.structure(state.params)
+        for new, old, want in zip(*map(jax.tree.leaves, (restored, state, wanted)), strict=True):
+            np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
+            assert new.sharding.is_equivalent_to(want.sharding, new.ndim)
+            assert len(new.sharding.device_set) == mesh.size
+        assert [next(resumed) for _ in range(5)] == expected
+
+
+def test_another_seed_is_refused(tmp_path: Path) -> None:
+    mesh = sharding.make_mesh(MeshConfig())
+    state = saved_state(mesh)
+    save_three(tmp_path, state, data())
+    with (
+        checkpoint.open_manager(tmp_path, keep=2, every=1) as manager,
+        pytest.raises(ValueError, match="checkpoint 3 was trained with seed 3.*says 4"),
+    ):
+        checkpoint.restore(manager, abstract(state, mesh), data(), TrainConfig(seed=4))
