@@ -25,8 +25,9 @@ COMPUTE_FIELDS = ("dtype", "remat", "scan_unroll")
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     """The error for a name that is no row of a table: lists the rows and the nearest one."""
     rows = sorted(known)
-    near = difflib.get_close_matches(str(name), rows, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    lower = {row.lower(): row for row in rows}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
+    hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(rows)})")
 
 
@@ -62,9 +63,23 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if isinstance(self.input_size, list):
             object.__setattr__(self, "input_size", tuple(self.input_size))
-        for name in ("patch_size", "in_channels", "hidden_size", "depth", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in (
+            "patch_size",
+            "in_channels",
+            "hidden_size",
+            "depth",
+            "num_heads",
+            "scan_unroll",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
+        if not isinstance(self.input_size, int) and len(self.input_size) != 2:
+            raise ValueError(
+                f"input_size is {self.input_size}; it must be a side or (height, width)"
+            )
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; it must be positive")
         if self.num_classes < 0:
             raise ValueError(f"num_classes is {self.num_classes}; use 0 for an unconditional model")
         if not 0.0 <= self.class_dropout_prob < 1.0:

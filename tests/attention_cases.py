@@ -70,7 +70,7 @@ def attention_params(torch_weights: Mapping[str, np.ndarray]) -> Params:
     if "scale" in torch_weights:
         params["scale"] = torch_weights["scale"]
     if "positional_encoding" in torch_weights:
-        params["position"] = torch_weights["positional_encoding"][0]
+        params["position"] = torch_weights["positional_encoding"]
     return params
 
 

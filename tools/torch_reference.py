@@ -90,6 +90,8 @@ def mix(
         return linear(state, f"{name}.proj", merge(scores.softmax(dim=-1) @ v))
     kernel = F.gelu if config["kernel_fn"] == "gelu" else F.relu
     k, v = linear(state, f"{name}.kv", x).chunk(2, dim=-1)
+    if config["mixer"] == "focused":
+        k = k + state[f"{name}.positional_encoding"]
     q, k = kernel(linear(state, f"{name}.q", x)) + 1e-6, kernel(k) + 1e-6
     if config["mixer"] == "focused":
         temperature = F.softplus(state[f"{name}.scale"])

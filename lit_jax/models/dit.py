@@ -28,6 +28,9 @@ from lit_jax.models.layers import (
     zeros,
 )
 
+# What a layer may compute in; parameters are float32 in any case.
+DTYPES = ("float32", "bfloat16")
+
 # What a block keeps for the backward pass.
 REMAT_POLICIES = {
     "none": None,
@@ -84,6 +87,8 @@ class DiT(nnx.Module):
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         if config.remat not in REMAT_POLICIES:
             raise unknown_name("remat policy", config.remat, REMAT_POLICIES)
+        if config.dtype not in DTYPES:
+            raise unknown_name("dtype", config.dtype, DTYPES)
         D, dtype = config.hidden_size, config.dtype
         patch_features = config.patch_size**2 * config.in_channels
         self.config = config

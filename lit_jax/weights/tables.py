@@ -109,8 +109,8 @@ LAYOUTS: dict[str, tuple[Row, ...]] = {
         *_BACKBONE,
         *_linear("blocks.{i}.attn.qkv", "blocks/attn/q", "blocks/attn/k", "blocks/attn/v"),
     ),
-    # LiT, Algorithm 1: separate q, fused [k | v], depth-wise convolution of d filters. `scale` is
-    # the learned temperature of the focused variant.
+    # LiT, Algorithm 1: separate q, fused [k | v], depth-wise convolution of d filters. `scale` and
+    # `positional_encoding` belong to the focused variant.
     "lit": (
         *_BACKBONE,
         *_linear("blocks.{i}.attn.q", "blocks/attn/q"),
@@ -118,6 +118,7 @@ LAYOUTS: dict[str, tuple[Row, ...]] = {
         Row("blocks.{i}.attn.dwc.weight", ("blocks/attn/dwc/kernel",), "depthwise"),
         Row("blocks.{i}.attn.dwc.bias", ("blocks/attn/dwc/bias",), "as_is"),
         Row("blocks.{i}.attn.scale", ("blocks/attn/scale",), "as_is"),
+        Row("blocks.{i}.attn.positional_encoding", ("blocks/attn/position",), "as_is"),
     ),
 }
 

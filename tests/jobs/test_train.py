@@ -23,6 +23,7 @@ from lit_jax import sharding
 from lit_jax.config import (
     DistillConfig,
     InheritConfig,
+    MeshConfig,
     OptimizerConfig,
     SampleConfig,
 )
@@ -125,6 +126,8 @@ def test_two_processes_equal_one(data_dir: Path, teacher: Path, tmp_path: Path) 
         "sample__every": 2,
         "sample__steps": "ddim2",
         "sample__count": 4,
+        "sample__cfg_scale": 1.0,
+        "optimizer__warmup_steps": 1,
     }
     one, two = tmp_path / "one", tmp_path / "two"
     arguments = experiment(data_dir, one, **settings)
@@ -186,7 +189,15 @@ def last_good(workdir: Path, run: Any) -> tuple[list[int], dict[str, Any]]:
     return checkpoints(workdir), {"params": state.params, "opt_state": state.opt_state}
 
 
-@pytest.mark.parametrize("case", ["exploding", "parameter", "batch"])
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs in this process use one of its devices: quicker to compile."""
+    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", lambda config: mesh)
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("case", ["overflow", "parameter", "batch"])
 def test_nonfinite_run_stops_with_the_place_and_a_good_checkpoint(
     data_dir: Path,
     teacher: Path,
@@ -196,9 +207,10 @@ def test_nonfinite_run_stops_with_the_place_and_a_good_checkpoint(
 ) -> None:
     workdir, said = tmp_path / "run", []
     settings: dict[str, Any] = {"inherit": InheritConfig(source=str(teacher))}
-    if case == "exploding":
-        settings["optimizer"] = OptimizerConfig(learning_rate=1e30)
-        named = r"step 2: .*non-finite value in (the patch embedding|block 0 of 2)"
+    if case == "overflow":
+        source = start_of(teacher, tmp_path, "mlp/fc2/kernel", 1, 3e38)
+        settings["inherit"] = InheritConfig(source=source)
+        named = "step 1: .* first non-finite value in block 1 of 2"
     elif case == "parameter":
         source = start_of(teacher, tmp_path, "mlp/fc1/kernel", 1, np.nan)
         settings["inherit"] = InheritConfig(source=source)
@@ -217,7 +229,7 @@ def test_nonfinite_run_stops_with_the_place_and_a_good_checkpoint(
         job.train(config, workdir, said.append)
     assert str(workdir) in str(error.value)
 
-    good = {"exploding": 1, "parameter": 0, "batch": 2}[case]
+    good = 2 if case == "batch" else 0
     lines = read_trace(workdir / "metrics.jsonl") if good else []
     assert [line["step"] for line in lines] == list(range(1, good + 1))
     if good:
@@ -228,6 +240,7 @@ def test_nonfinite_run_stops_with_the_place_and_a_good_checkpoint(
         assert checkpoints(workdir) == []
 
 
+@pytest.mark.usefixtures("one_device")
 def test_resuming_with_another_seed_is_refused(data_dir: Path, tmp_path: Path) -> None:
     said: list[str] = []
     config = tiny_runs.run_config(data_dir, total_steps=1)
@@ -237,12 +250,9 @@ def test_resuming_with_another_seed_is_refused(data_dir: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match="checkpoint 1 was trained with seed 0.*says 1"):
         job.train(other, tmp_path / "run", said.append)
     assert sorted(tmp_path.rglob("*")) == before
-    # Another workdir is a run of its own, and another seed another start.
-    job.train(dataclasses.replace(config, seed=1), tmp_path / "other", said.append)
-    (_, a), (_, b) = (folder.load_model_dir(tmp_path / name) for name in ("run", "other"))
-    assert not np.array_equal(a["x_embedder"]["kernel"], b["x_embedder"]["kernel"])
 
 
+@pytest.mark.usefixtures("one_device")
 def test_unconditional_model_trains(data_dir: Path, tmp_path: Path) -> None:
     """Without labels, and with grids although there is no null class to guide away from."""
     size = tiny_runs.SIZE | {"num_classes": 0}
@@ -273,7 +283,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unequal source": (
         {"inherit": InheritConfig(source="{wide}")},
-        r"cannot be inherited: .*student \(4, 4, 1, 16\), teacher \(4, 4, 1, 32\)",
+        r"cannot be inherited:.*student \(4, 4, 1, 16\), teacher \(4, 4, 1, 32\)",
     ),
     "policy": (
         {"inherit": InheritConfig(source="{big}", policy="al")},

@@ -218,6 +218,11 @@ def test_unknown_remat_policy() -> None:
         create_model("LiT", **TINY, remat="ful")
 
 
+def test_unknown_dtype() -> None:
+    with pytest.raises(ValueError, match=r"dtype 'bfloat'; did you mean 'bfloat16'.*float32"):
+        create_model("LiT", **TINY, dtype="bfloat")
+
+
 def test_bfloat16_model_returns_float32() -> None:
     config = tiny(dtype="bfloat16")
     params = random_like(abstract_params(config))

@@ -57,7 +57,7 @@ def test_focusing_sharpens_and_keeps_the_norm(factor: int) -> None:
 
 def test_position_and_scale_start_at_zero() -> None:
     mixer = new_mixer(mixer_config("focused", (3, 5), **SMALL))
-    assert mixer.position.shape == (15, 16) and mixer.scale.shape == (1, 1, 16)
+    assert mixer.position.shape == (1, 15, 16) and mixer.scale.shape == (1, 1, 16)
     assert not np.any(mixer.position[...]) and not np.any(mixer.scale[...])
 
 
@@ -68,11 +68,11 @@ def test_position_is_added_to_the_keys_only() -> None:
     x = jnp.asarray(sine_input((2, 15, 16), 0.7))
     q, k = mixer.features(x)
     shift = jnp.asarray(sine_input((15, 16), 0.4))
-    mixer.position[...] = shift
+    mixer.position[...] = shift[None]
     q_shifted, k_shifted = mixer.features(x)
     np.testing.assert_array_equal(q_shifted, q)
     for token in (0, 7, 14):
-        mixer.position[...] = jnp.zeros((15, 16))
+        mixer.position[...] = jnp.zeros((1, 15, 16))
         mixer.k.bias[...] = shift[token]
         np.testing.assert_allclose(k_shifted[:, token], mixer.features(x)[1][:, token], rtol=1e-5)
         assert not np.allclose(k_shifted[:, token], k[:, token])

@@ -35,7 +35,7 @@ class FocusedAttention(LinearAttention):
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
         self.scale = nnx.Param(jnp.zeros((1, 1, config.hidden_size)))
-        self.position = nnx.Param(jnp.zeros((config.num_tokens, config.hidden_size)))
+        self.position = nnx.Param(jnp.zeros((1, config.num_tokens, config.hidden_size)))
 
     def features(self, x_BxNxD: jax.Array) -> tuple[jax.Array, jax.Array]:
         k = self.k(x_BxNxD)
