@@ -16,13 +16,16 @@ RUNTIME := $(VENV)/.runtime-$(shell { pwd; cat requirements.txt; } | cksum | cut
 TESTING := $(VENV)/.testing-$(shell { pwd; cat requirements.txt requirements-test.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench install clean
+.PHONY: help demo teacher test lint format bench install clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(RUNTIME)  ## teacher -> three students -> samples -> scores, in $(OUT)
 	$(PY) demo/digits_demo.py --out "$(OUT)"
+
+teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export it
+	$(PY) demo/train_teacher.py
 
 test: $(TESTING)  ## run the tests (one file or option: make test ARGS="tests/test_x.py -x")
 	$(PY) -m pytest -q $(ARGS)

@@ -8,13 +8,15 @@ Uses the public commands and jobs only, prints each of them, and resumes where i
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,8 +26,9 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 from absl import logging  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
 
-from lit_jax.config import DiTConfig, TrainConfig, from_mapping  # noqa: E402
+from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
 from lit_jax.data import pipeline  # noqa: E402
 from lit_jax.evaluation import classifier, curves, files, images, reports, scores  # noqa: E402
 from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
@@ -34,12 +37,16 @@ from lit_jax.models.cost import attention_macs  # noqa: E402
 from lit_jax.models.zoo import abstract_params, count_params  # noqa: E402
 from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
 from lit_jax.weights import folder  # noqa: E402
+from lit_jax.weights.files import sha256  # noqa: E402
+from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
+
+Images = Mapping[str, np.ndarray]  # a loaded samples.npz
 
 TEACHER = ROOT / "demo" / "teacher" / "digits_dit.safetensors"
 STUDENTS = ("distilled", "inherited", "scratch")
 SAMPLERS = {"ddpm": "50", "ddim": "ddim25"}
 GUIDANCE = 1.5
-COUNT = 500
+BATCH = 500
 PER_CLASS = 6
 
 
@@ -48,17 +55,26 @@ def main() -> None:
     parser.add_argument("--out", default="runs/demo", help="folder of the results")
     parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling")
     parser.add_argument("--steps", type=int, help="training steps per student (default: config)")
+    parser.add_argument("--count", type=int, default=500, help="images per model and sampler")
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
-    began = time.perf_counter()
-    out = Path(args.out)
+    try:
+        run(Path(args.out), args.seed, args.steps, args.count)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
 
+
+def run(out: Path, seed: int, steps: int | None, count: int) -> None:
+    """The five steps of the demo; what an earlier call has finished is not done again."""
+    began = time.perf_counter()
+    if count < 10 * PER_CLASS:
+        raise ValueError(f"--count {count} is too few for {PER_CLASS} images of each of 10 classes")
     data_dir = prepare_data(out)
     models = {"teacher": convert_teacher(out)}
     for recipe in STUDENTS:
-        models[f"lit_{recipe}"] = train_student(recipe, out, data_dir, args.seed, args.steps)
-    samples = {name: draw_samples(name, model, out, args.seed) for name, model in models.items()}
-    report = score(models, samples, data_dir, out, args.seed)
+        models[f"lit_{recipe}"] = train_student(recipe, out, data_dir, seed, steps)
+    samples = {name: draw_samples(name, model, out, seed, count) for name, model in models.items()}
+    report = score(models, samples, data_dir, out, seed)
     reports.write_report(out, report)
 
     print(f"\n{(out / 'report.md').read_text()}")
@@ -85,32 +101,42 @@ def convert_teacher(out: Path) -> Path:
     command = ["tools/convert_torch_ckpt.py", "--src", str(TEACHER.relative_to(ROOT))]
     command += ["--dst", str(target.absolute())]
     heading(f"2/5 teacher: python {' '.join(command)}")
-    if target.exists():
-        print(f"{target} is there already")
-    else:
+    if not target.exists():
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+        return target
+    source = json.loads((target / folder.CONFIG).read_text())["provenance"]["sha256"]
+    if source != sha256(TEACHER):
+        raise ValueError(f"{target} was made from another {TEACHER.name}; choose another --out")
+    print(f"{target} is there already")
     return target
 
 
 def train_student(recipe: str, out: Path, data_dir: Path, seed: int, steps: int | None) -> Path:
     """Step 3: one student; the three differ in where they start and what they learn from."""
     workdir = out / f"lit_{recipe}"
+    config = load_config("digits_lit")(recipe)
+    changed = {"seed": seed, "data.data_dir": str(data_dir)}
+    if steps is not None:
+        changed |= {"total_steps": steps, "checkpoint_every": steps}
+    for key in ("inherit.source", "distill.teacher"):
+        group, name = key.split(".")
+        if config[group][name]:
+            changed[key] = str(out / "teacher")
+    config.update_from_flattened_dict(changed)
     heading(
         f"3/5 student: python -m lit_jax train --config configs/digits_lit.py:{recipe}"
-        f" --workdir {workdir}"
+        f" --workdir {workdir} " + " ".join(f"--config.{k}={v}" for k, v in changed.items())
     )
-    config = load_config("digits_lit")(recipe)
-    config.seed = seed
-    config.data.data_dir = str(data_dir)
-    if steps is not None:
-        config.total_steps = config.checkpoint_every = steps
-    for group, key in (("inherit", "source"), ("distill", "teacher")):
-        if config[group][key]:
-            config[group][key] = str(out / "teacher")
-    return train(from_mapping(TrainConfig, config.to_dict()), workdir)
+    train(from_mapping(TrainConfig, config.to_dict()), workdir)
+    if (reached := read_trace(workdir / TRACE)[-1]["step"]) != config.total_steps:
+        raise ValueError(
+            f"{workdir} is at step {reached} of {config.total_steps}; run the same command again"
+            " to go on, or choose another --out"
+        )
+    return workdir
 
 
-def load_config(name: str) -> Callable[..., object]:
+def load_config(name: str) -> Callable[..., ConfigDict]:
     """`get_config` of a file in configs/."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
@@ -119,22 +145,28 @@ def load_config(name: str) -> Callable[..., object]:
     return module.get_config
 
 
-def draw_samples(name: str, model: Path, out: Path, seed: int) -> dict[str, Path]:
+def draw_samples(name: str, model: Path, out: Path, seed: int, count: int) -> dict[str, Path]:
     """Step 4: the same labels and noise for every model, with DDPM and again with DDIM."""
     folders = {}
+    weights = params_sha256(folder.load_model_dir(model)[1])
     for sampler, steps in SAMPLERS.items():
         target = out / "samples" / f"{name}_{sampler}"
         heading(
             f"4/5 samples: python -m lit_jax sample --model {model} --out {target}"
-            f" --num_samples {COUNT} --sampler {sampler} --steps {steps} --cfg_scale {GUIDANCE}"
-            f" --cfg_channels all --batch_size {COUNT} --seed {seed}"
+            f" --num_samples {count} --sampler {sampler} --steps {steps} --cfg_scale {GUIDANCE}"
+            f" --cfg_channels all --batch_size {BATCH} --seed {seed}"
         )
         folders[sampler] = target
-        if (target / "sample.json").exists():
-            print(f"{target} is there already")
-            continue
         protocol = protocol_of(sampler, seed)
-        sample(model, target, COUNT, protocol, batch_size=COUNT)
+        if (target / "sample.json").exists():
+            record = json.loads((target / "sample.json").read_text())
+            expected = (weights, dataclasses.asdict(protocol), count)
+            if (record["weights_sha256"], record["protocol"], record["count"]) == expected:
+                print(f"{target} is there already")
+                continue
+            print(f"{target} was drawn from another model or seed; drawing again")
+            shutil.rmtree(target)
+        sample(model, target, count, protocol, batch_size=BATCH)
     return folders
 
 
@@ -161,68 +193,89 @@ def score(
     real, real_labels = pipeline.load_split("digits", data_dir, "train")
     heldout, heldout_labels = pipeline.load_split("digits", data_dir, "heldout")
     judge = classifier.train_judge(heldout, heldout_labels)
-    rows, hashes, panels, captions = [], {}, {}, {}
-    panels["real"] = images.class_rows(real, real_labels, PER_CLASS, 10)
-    captions["real"] = f"{len(real):,} digits"
-    for name, model in models.items():
-        drawn = {sampler: np.load(path / "samples.npz") for sampler, path in samples[name].items()}
-        distance = {k: scores.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
-        accuracy = {
-            k: classifier.conditional_accuracy(judge, v["arr_0"], v["labels"])
-            for k, v in drawn.items()
-        }
-        config = folder.read_config(model)
-        rows.append(
-            reports.ModelRow(
-                name=name,
-                frechet_distance=distance["ddpm"],
-                accuracy=accuracy["ddpm"],
-                ddim_frechet_distance=distance["ddim"],
-                ddim_accuracy=accuracy["ddim"],
-                params=count_params(abstract_params(config)),
-                attention_macs=attention_macs(config),
-                **training_effort(model, config),
-            )
-        )
-        record = json.loads((samples[name]["ddpm"] / "sample.json").read_text())
-        hashes[name] = record["weights_sha256"]
-        panels[name] = images.class_rows(
-            drawn["ddpm"]["arr_0"], drawn["ddpm"]["labels"], PER_CLASS, 10
-        )
-        captions[name] = f"FDD {distance['ddpm']:.2f}, accuracy {accuracy['ddpm']:.0%}"
+    drawn = {
+        name: {sampler: np.load(path / "samples.npz") for sampler, path in folders.items()}
+        for name, folders in samples.items()
+    }
+    rows = [score_model(name, models[name], drawn[name], real, judge) for name in models]
+    draw_pictures(models, drawn, rows, (real, real_labels), out)
+    records = [json.loads((samples[n]["ddpm"] / "sample.json").read_text()) for n in models]
+    protocol = reports.Protocol(
+        feature_space="digit-96",
+        reference="digits/train",
+        reference_sha256=files.sha256_array(real),
+        reference_count=len(real),
+        count=records[0]["count"],
+        samplers=(sampler_record("ddpm", seed), sampler_record("ddim", seed)),
+        guidance_scale=GUIDANCE,
+        guidance_channels="all",
+        guidance_interval=None,
+        vae=None,
+        dtype="float32",
+        seed=seed,
+        weights_sha256={n: r["weights_sha256"] for n, r in zip(models, records, strict=True)},
+    )
+    context = reports.Context(
+        real_frechet_distance=scores.digit_frechet_distance(real, heldout),
+        real_count=len(heldout),
+        judge_accuracy=classifier.conditional_accuracy(judge, real, real_labels),
+        judge=classifier.DESCRIPTION,
+    )
+    return reports.Report(
+        title="lit_jax demo: a softmax DiT becomes a linear one",
+        rows=rows,
+        protocol=protocol,
+        context=context,
+        pictures={"Samples (DDPM)": "samples.png", "Training loss": "losses.png"},
+    )
+
+
+def sampler_record(sampler: str, seed: int) -> reports.SamplerRecord:
+    evaluations = protocol_of(sampler, seed).function_evaluations()
+    return reports.SamplerRecord(sampler, SAMPLERS[sampler], evaluations)
+
+
+def score_model(
+    name: str, model: Path, drawn: dict[str, Images], real: np.ndarray, judge: classifier.Judge
+) -> reports.ModelRow:
+    """All numbers of one row of the report."""
+    config = folder.read_config(model)
+    distance = {k: scores.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
+    accuracy = {
+        k: classifier.conditional_accuracy(judge, v["arr_0"], v["labels"]) for k, v in drawn.items()
+    }
+    steps, seconds = training_effort(model)
+    return reports.ModelRow(
+        name=name,
+        frechet_distance=distance["ddpm"],
+        accuracy=accuracy["ddpm"],
+        ddim_frechet_distance=distance["ddim"],
+        ddim_accuracy=accuracy["ddim"],
+        steps=steps,
+        params=count_params(abstract_params(config)),
+        attention_macs=attention_macs(config),
+        train_seconds=seconds,
+    )
+
+
+def draw_pictures(
+    models: dict[str, Path],
+    drawn: dict[str, dict[str, Images]],
+    rows: list[reports.ModelRow],
+    real: tuple[np.ndarray, np.ndarray],
+    out: Path,
+) -> None:
+    """samples.png: real digits and every model side by side; losses.png: the three students."""
+    panels = {"real": images.class_rows(*real, PER_CLASS, 10)}
+    captions = {"real": f"{len(real[0]):,} digits"}
+    for row in rows:
+        ddpm = drawn[row.name]["ddpm"]
+        panels[row.name] = images.class_rows(ddpm["arr_0"], ddpm["labels"], PER_CLASS, 10)
+        captions[row.name] = f"FDD {row.frechet_distance:.2f}, accuracy {row.accuracy:.0%}"
     images.comparison_figure(
         out / "samples.png", panels, columns=PER_CLASS, captions=captions, scale=4
     )
     curves.loss_curves(out / "losses.png", loss_traces(models), title=LOSS_TITLE, ylabel="mse")
-    return reports.Report(
-        title="lit_jax demo: a softmax DiT becomes a linear one",
-        rows=rows,
-        protocol=reports.Protocol(
-            feature_space="digit-96",
-            reference="digits/train",
-            reference_sha256=files.sha256_array(real),
-            reference_count=len(real),
-            count=COUNT,
-            samplers=tuple(
-                reports.SamplerRecord(s, SAMPLERS[s], protocol_of(s, seed).function_evaluations())
-                for s in ("ddpm", "ddim")
-            ),
-            guidance_scale=GUIDANCE,
-            guidance_channels="all",
-            guidance_interval=None,
-            vae=None,
-            dtype="float32",
-            seed=seed,
-            weights_sha256=hashes,
-        ),
-        context=reports.Context(
-            real_frechet_distance=scores.digit_frechet_distance(real, heldout),
-            real_count=len(heldout),
-            judge_accuracy=classifier.conditional_accuracy(judge, real, real_labels),
-            judge=classifier.DESCRIPTION,
-        ),
-        pictures={"Samples (DDPM)": "samples.png", "Training loss": "losses.png"},
-    )
 
 
 LOSS_TITLE = "noise prediction error of the students while training"
@@ -238,14 +291,13 @@ def loss_traces(models: dict[str, Path]) -> dict[str, tuple[list[int], list[floa
     return found
 
 
-def training_effort(model: Path, config: DiTConfig) -> dict[str, float]:
-    """Steps and seconds spent on training; of the shipped teacher what its provenance records."""
+def training_effort(model: Path) -> tuple[int, float]:
+    """Steps and seconds of training; those of the shipped teacher are recorded beside it."""
     if (model / TRACE).exists():
         trace = read_trace(model / TRACE)
-        seconds = sum(line["clock"]["seconds"] for line in trace)
-        return {"steps": trace[-1]["step"], "train_seconds": seconds}
+        return trace[-1]["step"], sum(line["clock"]["seconds"] for line in trace)
     recorded = json.loads(TEACHER.with_suffix(".json").read_text())
-    return {"steps": recorded["steps"], "train_seconds": recorded["train_seconds"]}
+    return recorded["steps"], recorded["train_seconds"]
 
 
 if __name__ == "__main__":

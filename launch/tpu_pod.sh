@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on every host of a Cloud TPU slice, from your own machine (needs gcloud and a logged-in account):
 #   TPU=my-slice ZONE=my-zone launch/tpu_pod.sh \
-#       --config configs/lit_imagenet256.py:XL/2 --workdir gs://my-bucket/lit_xl2
+#       --config configs/lit_imagenet256.py:XL/2 --workdir /mnt/shared/lit_xl2
 # The repository must already lie in ~/lit_jax of every host with its .venv (see launch/README.md).
 # Arguments go to `python -m lit_jax train` unchanged. The same command resumes a stopped job.
 set -euo pipefail

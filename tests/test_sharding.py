@@ -117,7 +117,9 @@ def test_every_parameter_has_one_rule(mixer: str, num_classes: int) -> None:
     specs = {path: leaf.spec for path, leaf in paths(placed).items()}
     assert all(spec == PartitionSpec() for path, spec in specs.items() if path.endswith("bias"))
     split = sum(
-        leaf.size for path, leaf in paths(shapes).items() if "fsdp" in jax.tree.leaves([*specs[path]])
+        leaf.size
+        for path, leaf in paths(shapes).items()
+        if "fsdp" in jax.tree.leaves([*specs[path]])
     )
     assert split > 0.9 * zoo.count_params(shapes)
     assert all(spec[:1] != PartitionSpec("fsdp") for p, spec in specs.items() if "blocks" in p)

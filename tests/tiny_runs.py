@@ -39,19 +39,19 @@ def random_params(config: DiTConfig, seed: int = 0, scale: float = 0.2) -> Any:
     )
 
 
-def save_model(path: Path, name: str = "DiT", seed: int = 0, **overrides: Any) -> Path:
+def save_model(path: Path, name: str = "DiT", **overrides: Any) -> Path:
     """A model folder of random parameters."""
     config = zoo.model_config(name, **(SIZE | overrides))
-    save_model_dir(path, config, random_params(config, seed), {"source": "random"})
+    save_model_dir(path, config, random_params(config), {"source": "random"})
     return path
 
 
-def run_config(data_dir: str | Path, **changes: Any) -> TrainConfig:
+def run_config(data_dir: str | Path, num_classes: int = 10, **changes: Any) -> TrainConfig:
     """A short run of the tiny LiT that logs every step."""
     config = TrainConfig(
         total_steps=4,
         batch_size=8,
-        model=ModelSpec(name="LiT", overrides=SIZE),
+        model=ModelSpec(name="LiT", overrides=SIZE | {"num_classes": num_classes}),
         data=DataConfig(data_dir=str(data_dir)),
         log_every=1,
         checkpoint_every=1,
@@ -72,24 +72,23 @@ def environment(devices: int = 1, **extra: str) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | extra
 
 
-def start(arguments: list[str], devices: int = 1, **extra: str) -> subprocess.Popen[str]:
-    """`python -m lit_jax ARGUMENTS` with a small pipe for stdout: the program cannot run further
-    ahead of its reader than a few dozen lines."""
+def start(arguments: list[str], devices: int = 1, **extra: str) -> subprocess.Popen[bytes]:
+    """`python -m lit_jax ARGUMENTS` with a small pipe for stdout and no buffer on our side: the
+    program cannot run further ahead of its reader than 4096 bytes."""
     return subprocess.Popen(
         [sys.executable, "-m", "lit_jax", *arguments],
         cwd=ROOT,
         env=environment(devices, **extra),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
-        bufsize=1,
+        bufsize=0,
         pipesize=4096,
     )
 
 
-def finish(program: subprocess.Popen[str], timeout: float = 300) -> str:
+def finish(program: subprocess.Popen[bytes], timeout: float = 300) -> str:
     """Waits for success and returns the rest of stdout. The program must not chat on stderr."""
-    output, errors = program.communicate(timeout=timeout)
+    output, errors = (text.decode() for text in program.communicate(timeout=timeout))
     assert program.returncode == 0, f"exit status {program.returncode}\n{output}\n{errors}"
     assert errors == ""
     return output

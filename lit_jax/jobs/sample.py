@@ -34,6 +34,7 @@ from lit_jax.weights.fingerprint import params_sha256
 
 Say = Callable[[str], None]
 PIXEL_CHANNELS = (1, 3)
+SAMPLING = 0x5A3B1E  # keeps the noise of image i apart from the noise of training step i
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def make_sampler(
     shape = (*config.image_size, config.in_channels)
 
     def draw(params: Any, index_B: jax.Array, label_B: jax.Array | None) -> jax.Array:
-        keys_B = image_keys(jax.random.key(protocol.seed), index_B)
+        keys_B = image_keys(jax.random.fold_in(jax.random.key(protocol.seed), SAMPLING), index_B)
         x_T, noise_fn = per_image_noise(keys_B, shape)
         null_B = None
         if config.null_label is not None and label_B is not None:

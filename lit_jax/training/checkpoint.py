@@ -20,11 +20,15 @@ FOLDER = "checkpoints"
 
 
 def open_manager(workdir: Path, keep: int, every: int) -> ocp.CheckpointManager:
-    """The asynchronous checkpoint manager of a run. Only finished checkpoints are ever visible."""
+    """The asynchronous checkpoint manager of a run. Only finished checkpoints are ever visible;
+    the remains of one during which the run was killed are removed."""
     return ocp.CheckpointManager(
         (workdir / FOLDER).absolute(),
         options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, save_interval_steps=every, enable_async_checkpointing=True
+            max_to_keep=keep,
+            save_interval_steps=every,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=True,
         ),
     )
 

@@ -65,9 +65,7 @@ def test_first_place_is_named(
     assert re.match(named, found), found
 
 
-def test_bad_batch_is_named(
-    make_task: Callable[..., Task], digits: dict[str, np.ndarray]
-) -> None:
+def test_bad_batch_is_named(make_task: Callable[..., Task], digits: dict[str, np.ndarray]) -> None:
     digits["image"][5, 2, 3, 0] = np.inf
     params = spoiled("", None, 0.0)
     found = first_nonfinite(make_task(), CONFIG, params, {}, 4, digits)

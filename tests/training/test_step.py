@@ -152,9 +152,7 @@ def test_noise_and_timesteps(make_task: MakeTask) -> None:
 
 
 def test_same_seed_is_bitwise_the_same(make_task: MakeTask, params: Any, batch: Any) -> None:
-    first, again, other = (
-        steps(make_task(seed=seed), params, {}, batch, 3) for seed in (5, 5, 6)
-    )
+    first, again, other = (steps(make_task(seed=seed), params, {}, batch, 3) for seed in (5, 5, 6))
     assert_bitwise(first, again)
     losses = [[float(metrics["loss"]) for _, metrics in found] for found in (first, other)]
     assert len({*losses[0], *losses[1]}) == 6  # every step and every seed has noise of its own
