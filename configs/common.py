@@ -41,10 +41,23 @@ def digits() -> ConfigDict:
     return config
 
 
-def imagenet256() -> ConfigDict:
+def imagenet256(size: str) -> ConfigDict:
     """ImageNet at 256 x 256 as VAE latents of 32 x 32 x 4, and the optimiser DiT and LiT share:
-    AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999."""
+    AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999. The large sizes split
+    their state over all devices and keep only matrix products for the backward pass."""
     config = base()
+    if size.startswith(("L", "XL")):
+        config.mesh.data, config.mesh.fsdp = 1, -1
+        config.model.remat = "dots"
+    config.model.overrides = ConfigDict(
+        {
+            "input_size": 32,
+            "in_channels": 4,
+            "num_classes": 1000,
+            "class_dropout_prob": 0.1,
+            "qkv_bias": True,
+        }
+    )
     config.total_steps = 400_000
     config.batch_size = 256
     config.data.name = "imagenet256_latents"

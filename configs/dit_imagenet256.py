@@ -23,6 +23,7 @@ SIZES = tuple(f"{size}/{patch}" for size in ("S", "B", "L", "XL") for patch in (
 
 
 def get_config(argument: str = "S/2") -> ConfigDict:
-    config = common.imagenet256()
-    config.model.name = f"DiT-{common.choose(argument, SIZES)}"
+    size = common.choose(argument, SIZES)
+    config = common.imagenet256(size)
+    config.model.name = f"DiT-{size}"
     return config

@@ -23,13 +23,16 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-SIZES = ("S/2", "B/2", "L/2", "XL/2")
+HEADS = {"S/2": 2, "B/2": 3, "L/2": 4, "XL/2": 4}
 
 
 def get_config(argument: str = "S/2") -> ConfigDict:
-    size = common.choose(argument, SIZES)
-    config = common.imagenet256()
+    size = common.choose(argument, tuple(HEADS))
+    config = common.imagenet256(size)
     config.model.name = f"LiT-{size}"
+    config.model.overrides.num_heads = HEADS[size]
+    config.model.overrides.kernel_size = 5
+    config.model.overrides.kernel_fn = "relu"
     config.inherit.source = f"models/DiT-{size.replace('/', '-')}"
     config.inherit.policy = "all_but_attention"
     config.distill.teacher = "models/DiT-XL-2"

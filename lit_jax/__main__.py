@@ -44,7 +44,6 @@ def run_sample(given: flags.FlagValues) -> None:
         cfg_channels=given.cfg_channels,
         cfg_interval=(interval[0], interval[1]) if interval else None,
         seed=given.seed,
-        schedule=given.schedule,
     )
     sample(given.model, given.out, given.num_samples, protocol, labels, given.batch_size)
 

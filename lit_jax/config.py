@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,6 +30,28 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
     hint = f"; did you mean {lower[near[0]]!r}?" if near else ""
     return ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(rows)})")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+_LIMITS: dict[str, Callable[[Any], bool]] = {
+    "an integer of at least 1": lambda value: isinstance(value, int) and value >= 1,
+    "at least 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "positive": lambda value: 0 < value < math.inf,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+    "odd, or None": lambda value: value is None or (value > 0 and value % 2 == 1),
+}
+
+
+def _limit(config: Any, limit: str, *keys: str) -> None:
+    """Refuses fields outside a row of _LIMITS, NaN included. Keys as the user writes them."""
+    for key in keys:
+        value = getattr(config, key.split(".")[-1])
+        _require(_LIMITS[limit](value), f"{key} is {value!r}; it must be {limit}")
 
 
 @dataclass(frozen=True)
@@ -63,46 +86,20 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if isinstance(self.input_size, list):
             object.__setattr__(self, "input_size", tuple(self.input_size))
-        for name in (
-            "patch_size",
-            "in_channels",
-            "hidden_size",
-            "depth",
-            "num_heads",
-            "scan_unroll",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
-        if not isinstance(self.input_size, int) and len(self.input_size) != 2:
-            raise ValueError(
-                f"input_size is {self.input_size}; it must be a side or (height, width)"
-            )
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio is {self.mlp_ratio}; it must be positive")
-        if self.num_classes < 0:
-            raise ValueError(f"num_classes is {self.num_classes}; use 0 for an unconditional model")
-        if not 0.0 <= self.class_dropout_prob < 1.0:
-            raise ValueError(
-                f"class_dropout_prob is {self.class_dropout_prob}; it must be in [0, 1)"
-            )
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}"
-            )
-        if self.hidden_size % 4:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not divisible by 4, which the two-dimensional"
-                " sine-cosine position table needs"
-            )
-        for side in self.image_size:
-            if side < self.patch_size or side % self.patch_size:
-                raise ValueError(
-                    f"input_size {self.input_size} is not a multiple of"
-                    f" patch_size {self.patch_size}"
-                )
-        if self.kernel_size is not None and (self.kernel_size < 1 or self.kernel_size % 2 == 0):
-            raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd, or None")
+        sizes = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "scan_unroll")
+        _limit(self, "an integer of at least 1", *sizes)
+        _limit(self, "positive", "mlp_ratio")
+        _limit(self, "in [0, 1)", "class_dropout_prob")
+        _limit(self, "odd, or None", "kernel_size")
+        size, patch, D, heads = self.input_size, self.patch_size, self.hidden_size, self.num_heads
+        pair = isinstance(size, int) or len(size) == 2
+        _require(pair, f"input_size is {size}; it must be a side or (height, width)")
+        tiled = all(side > 0 and side % patch == 0 for side in self.image_size)
+        _require(tiled, f"input_size {size} is not a multiple of patch_size {patch}")
+        _require(D % heads == 0, f"hidden_size {D} is not divisible by num_heads {heads}")
+        _require(D % 4 == 0, f"hidden_size {D} is not divisible by 4, as the position table needs")
+        classes = self.num_classes
+        _require(classes >= 0, f"num_classes is {classes}; use 0 for an unconditional model")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -167,13 +164,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class DiffusionConfig:
-    """The forward process: betas of `schedule` over 1000 steps, learned-range variance."""
-
-    schedule: str = "linear"
-
-
-@dataclass(frozen=True)
 class DistillConfig:
     """Hybrid distillation, Eq. 5-7 of the LiT paper. `teacher=""` trains without a teacher.
 
@@ -185,6 +175,14 @@ class DistillConfig:
     noise_weight: float = 0.5
     variance_weight: float = 0.05
     variance_reading: str = "raw"
+
+    def __post_init__(self) -> None:
+        _limit(self, "at least 0", "distill.noise_weight", "distill.variance_weight")
+        _require(
+            not self.teacher or self.noise_weight + self.variance_weight > 0,
+            f"distill.teacher is {self.teacher!r}, but distill.noise_weight and"
+            " distill.variance_weight are both 0; set one of them, or distill.teacher=''",
+        )
 
 
 @dataclass(frozen=True)
@@ -218,6 +216,13 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     accumulation: int = 1
 
+    def __post_init__(self) -> None:
+        _limit(self, "positive", "optimizer.learning_rate", "optimizer.eps")
+        _limit(self, "in [0, 1)", "optimizer.b1", "optimizer.b2")
+        _limit(self, "at least 0", "optimizer.weight_decay", "optimizer.clip_norm")
+        _limit(self, "at least 0", "optimizer.warmup_steps")
+        _limit(self, "at least 1", "optimizer.accumulation")
+
 
 @dataclass(frozen=True)
 class EmaConfig:
@@ -227,6 +232,9 @@ class EmaConfig:
     decay: float = 0.9999
     warmup: bool = False
 
+    def __post_init__(self) -> None:
+        _limit(self, "in [0, 1)", "ema.decay")
+
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -234,6 +242,13 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = [self.data, self.fsdp]
+        _require(
+            all(size > 0 or size == -1 for size in sizes) and sizes.count(-1) < 2,
+            f"mesh data={self.data}, fsdp={self.fsdp}: sizes are positive, at most one is -1",
+        )
 
 
 @dataclass(frozen=True)
@@ -247,6 +262,10 @@ class SampleConfig:
     cfg_scale: float = 1.5
     cfg_channels: str = "all"
 
+    def __post_init__(self) -> None:
+        _limit(self, "at least 0", "sample.every")
+        _limit(self, "at least 1", "sample.count")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -257,7 +276,6 @@ class TrainConfig:
     batch_size: int = 256
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataConfig = field(default_factory=DataConfig)
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     inherit: InheritConfig = field(default_factory=InheritConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -269,33 +287,32 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("total_steps", "batch_size", "log_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.optimizer.accumulation < 1:
-            raise ValueError(
-                f"optimizer.accumulation is {self.optimizer.accumulation}; it must be at least 1"
-            )
-        if self.batch_size % self.optimizer.accumulation:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not divisible by"
-                f" optimizer.accumulation {self.optimizer.accumulation}"
-            )
+        _require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be in [0, 2**32)")
+        _limit(self, "at least 1", "total_steps", "batch_size", "log_every")
+        _limit(self, "at least 1", "checkpoint_every", "keep_checkpoints")
+        batch, parts = self.batch_size, self.optimizer.accumulation
+        message = f"batch_size {batch} is not divisible by optimizer.accumulation {parts}"
+        _require(batch % parts == 0, message)
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
-    """Builds the dataclass `cls` from a (nested) mapping, strictly.
+    """Builds the dataclass `cls` from a (nested) mapping, strictly; see `typed_fields`."""
+    return cls(**typed_fields(cls, values, where))
+
+
+def typed_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` for some fields of the dataclass `cls`, as the types of those fields.
 
     Raises ValueError for an unknown key (naming the nearest one) and for a value of another type.
     """
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(cls)]
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in names:
             raise unknown_name(f"key of {where}", key, names)
         arguments[key] = _typed(hints[key], value, f"{where}.{key}")
-    return cls(**arguments)
+    return arguments
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:

@@ -150,12 +150,9 @@ def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objec
     """The objective of a run, LiT Eq. 5, as one pure function for the training step.
 
     With `settings.teacher == ""` it is the diffusion loss alone and expects no teacher output.
-    Raises ValueError, before anything compiles, for a negative weight, an unknown reading, or
-    variance distillation on a process that does not learn its variance.
+    Raises ValueError, before anything compiles, for an unknown reading, or variance distillation on
+    a process that does not learn its variance.
     """
-    for name in ("noise_weight", "variance_weight"):
-        if getattr(settings, name) < 0:
-            raise ValueError(f"{name} is {getattr(settings, name)}; it must be 0 or positive")
     if settings.teacher and settings.variance_weight > 0:
         _check_reading(process, settings.variance_reading)
 

@@ -60,10 +60,6 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     """
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp]
-    if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
-        raise ValueError(
-            f"mesh data={sizes[0]}, fsdp={sizes[1]}: sizes are positive, at most one is -1"
-        )
     if -1 in sizes:
         rest = math.prod(size for size in sizes if size != -1)
         if len(devices) % rest:

@@ -22,7 +22,7 @@ from lit_jax.objectives import hybrid_objective
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step
 
-STUDENT = zoo.model_config("LiT", **tiny_runs.SIZE)
+STUDENT = zoo.model_config("LiT", kernel_size=3, **tiny_runs.SIZE)
 TEACHER = zoo.model_config("DiT", **tiny_runs.SIZE)
 
 
@@ -145,8 +145,6 @@ def test_mesh_sizes() -> None:
     for config, named in (
         (MeshConfig(3, 2), "needs 6 devices, but there are 8"),
         (MeshConfig(-1, 3), "does not divide 8 devices"),
-        (MeshConfig(-1, -1), "at most one is -1"),
-        (MeshConfig(0, 1), "sizes are positive"),
     ):
         with pytest.raises(ValueError, match=named):
             sharding.make_mesh(config)

@@ -30,8 +30,18 @@ from lit_jax.config import DiTConfig, architecture
 from lit_jax.models.zoo import Params, count_params
 from lit_jax.weights.convert import StateDict, export_params, import_params
 from lit_jax.weights.detect import detect_config
-from lit_jax.weights.files import read_safetensors, sha256, write_safetensors
-from lit_jax.weights.folder import check_destination, load_model_dir, save_model_dir
+from lit_jax.weights.files import (
+    only_weight_file,
+    read_safetensors,
+    sha256,
+    write_safetensors,
+)
+from lit_jax.weights.folder import (
+    check_destination,
+    check_parents,
+    load_model_dir,
+    save_model_dir,
+)
 from lit_jax.weights.tables import LAYOUTS, MIXER_LAYOUTS
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin")
@@ -104,6 +114,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
         raise ValueError(f"--dst {dst} must end in {', '.join(SAFETENSORS + TORCH)}")
     if dst.is_dir() or (dst.exists() and not args.overwrite):
         raise ValueError(f"{dst} exists; pass --overwrite to replace it")
+    check_parents(dst)
     if not Path(args.src).exists():
         raise ValueError(f"no such model folder: {args.src}")
     config, params = load_model_dir(args.src)
@@ -206,6 +217,8 @@ def _value(text: str) -> Any:
 
 def _source_file(src: str) -> Path:
     path = Path(src)
+    if path.is_dir():
+        return only_weight_file(path, SAFETENSORS + TORCH)
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
     if path.suffix not in SAFETENSORS + TORCH:
@@ -271,7 +284,9 @@ def _progress(done: int, total: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--src", required=True, help="checkpoint; with --export a model folder")
+    parser.add_argument(
+        "--src", required=True, help="checkpoint file or its folder; with --export a model folder"
+    )
     parser.add_argument("--dst", required=True, help="model folder; with --export a file")
     parser.add_argument("--model", help="named size (DiT-XL/2) or family (DiT, LiT)")
     parser.add_argument(

@@ -159,9 +159,7 @@ def make_train_iterator(
         dataset = dataset.random_map(transforms.flip_horizontally, seed=flip_seed)
     dataset = dataset.batch(batch_size // shard_count)[shard_index::shard_count]
     dataset = dataset.map(transforms.normalise)
-    options = grain.ReadOptions(
-        num_threads=_READ_THREADS, prefetch_buffer_size=_PREFETCH_BATCHES
-    )
+    options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_PREFETCH_BATCHES)
     return iter(dataset.to_iter_dataset(options))
 
 

@@ -34,7 +34,6 @@ JOB_FLAGS: dict[str, tuple[Row, ...]] = {
         (TEXT, "cfg_channels", "three", "Guided channels: three (official DiT) or all."),
         (TEXT, "cfg_interval", "", "LOW,HIGH: guide only at timesteps in between."),
         (TEXT, "labels", "", "Class labels, repeated in this order; default: all in turn."),
-        (TEXT, "schedule", "linear", "Schedule of betas the model was trained with."),
         (NUMBER, "batch_size", 64, "Images per batch, over all devices."),
         (NUMBER, "seed", 0, "Seed; image i depends on it and i alone."),
     ),

@@ -8,6 +8,7 @@ i and its label only: not on the batch size or the number of devices.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -52,11 +53,10 @@ class Protocol:
     cfg_channels: str = "three"
     cfg_interval: tuple[float, float] | None = None
     seed: int = 0
-    schedule: str = "linear"
 
     def function_evaluations(self) -> int:
         """Evaluations of the network per image, guidance included."""
-        process = create_process(self.steps, self.schedule)
+        process = create_process(self.steps)
         return num_function_evaluations(process, self.cfg_scale, self.cfg_interval)
 
 
@@ -80,6 +80,8 @@ def sample(
     out = Path(out)
     config = folder.read_config(model)
     check(config, protocol, labels, num_samples, batch_size)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out is a folder")
     if (out / "sample.json").exists():
         raise ValueError(f"{out} already holds samples; choose another --out or remove it")
     mesh = sharding.make_mesh(MeshConfig())
@@ -124,6 +126,8 @@ def check(
         raise ValueError(
             f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
         )
+    if not 0 <= protocol.seed < 2**32:
+        raise ValueError(f"seed {protocol.seed} is not in 0..{2**32 - 1}")
     if labels and not config.num_classes:
         raise ValueError("--labels are given, but the model is unconditional")
     if wrong := [label for label in labels if not 0 <= label < config.num_classes]:
@@ -143,10 +147,10 @@ def assign_labels(config: DiTConfig, labels: tuple[int, ...], count: int) -> np.
     return np.resize(np.asarray(labels or range(config.num_classes), np.int32), count)
 
 
-def make_process(config: DiTConfig, steps: str, schedule: str) -> GaussianProcess:
+def make_process(config: DiTConfig, steps: str) -> GaussianProcess:
     """The (respaced) process whose variance is the one this model was built for."""
     var_type = "learned_range" if config.learn_sigma else "fixed_large"
-    return create_process(steps, schedule, var_type=var_type)
+    return create_process(steps, var_type=var_type)
 
 
 def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DiTConfig, Any]:
@@ -155,12 +159,14 @@ def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DiTConfig, Any]:
     return folder.load_model_dir(model, sharding.tree_shardings(abstract, mesh))
 
 
+@functools.lru_cache(maxsize=8)
 def make_sampler(
     config: DiTConfig, protocol: Protocol, mesh: Mesh, progress: Callable[[int], None] | None = None
 ) -> Callable[..., jax.Array]:
     """`f(params, image_index_B, label_B) -> float32 [B, H, W, C]`, one compiled loop, the batch
-    split over the mesh and the result on every device."""
-    process = make_process(config, protocol.steps, protocol.schedule)
+    split over the mesh and the result on every device. The same arguments give the same function,
+    so that the grids of a run compile once."""
+    process = make_process(config, protocol.steps)
     network = zoo.apply_fn(config)
     run = SAMPLERS[protocol.sampler]
     shape = (*config.image_size, config.in_channels)
@@ -197,7 +203,7 @@ def generate(
     """Images 0 .. count-1 as float32 [count, H, W, C], in batches of one compiled size."""
     batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
     batches = -(-count // batch_size)
-    num_steps = create_process(protocol.steps, protocol.schedule).num_steps
+    num_steps = create_process(protocol.steps).num_steps
     progress = _Progress(batches * num_steps, say) if say is not None else None
     draw = make_sampler(config, protocol, mesh, progress)
     images = []
@@ -214,11 +220,17 @@ def generate(
 
 def draw_grid(
     config: DiTConfig, params: Any, protocol: Protocol, count: int, mesh: Mesh, path: Path
-) -> np.ndarray:
-    """A grid of `count` images for looking at a run, saved as PNG: uint8 [height, width, C]."""
+) -> np.ndarray | None:
+    """A grid of `count` images for looking at a run, saved as PNG: uint8 [height, width, C].
+
+    Shows the first three channels, or the first of two. None, and no file, when the samples are
+    not finite, as those of a young model may be.
+    """
     label_N = assign_labels(config, (), count)
     images = generate(config, params, protocol, label_N, count, mesh, batch_size=count)
-    grid = grid_of(to_uint8(images[..., :3]), columns=10)
+    if not np.all(np.isfinite(images)):
+        return None
+    grid = grid_of(to_uint8(images[..., : 3 if config.in_channels > 2 else 1]), columns=10)
     if jax.process_index() == 0:
         write_png(path, grid)
     return grid

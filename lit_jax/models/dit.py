@@ -6,10 +6,12 @@ they differ in the mixer of their config.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lit_jax.config import DiTConfig, unknown_name
@@ -28,7 +30,8 @@ from lit_jax.models.layers import (
     zeros,
 )
 
-# What a layer may compute in; parameters are float32 in any case.
+# What a layer may compute in; parameters are float32 in any case. Not float16: the CPU backend
+# refuses the product of softmax attention, float16 inputs to float32 logits.
 DTYPES = ("float32", "bfloat16")
 
 # What a block keeps for the backward pass.
@@ -37,6 +40,18 @@ REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+def dtype_name(dtype: Any) -> str:
+    """The row of DTYPES that `dtype` means: a name, a numpy dtype or a scalar type like
+    `jnp.bfloat16`. Raises ValueError for any other, listing the rows."""
+    name = dtype
+    if not isinstance(dtype, str):
+        with contextlib.suppress(TypeError):
+            name = jnp.dtype(dtype).name
+    if name not in DTYPES:
+        raise unknown_name("dtype", name, DTYPES)
+    return name
 
 
 class DiTBlock(nnx.Module):
@@ -80,16 +95,17 @@ class DiT(nnx.Module):
     ->    float32 [B, H, W, 2C] with `learn_sigma` (noise, then variance channels), else
           [B, H, W, C]
 
-    Raises ValueError when x has another size, or cond is missing or superfluous. Label dropout
-    belongs to the training step, so that a teacher and a student see the same labels.
+    Raises ValueError when x has another size, t or cond is not one value per image, cond is missing
+    or superfluous, or a label outside the table is given. Inside jit the values of labels are not
+    known: one that is too large turns its image into NaN, a negative one counts from the end of
+    the table. Label dropout belongs to the training step, so that a teacher and a student see the
+    same labels.
     """
 
     def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
         if config.remat not in REMAT_POLICIES:
             raise unknown_name("remat policy", config.remat, REMAT_POLICIES)
-        if config.dtype not in DTYPES:
-            raise unknown_name("dtype", config.dtype, DTYPES)
-        D, dtype = config.hidden_size, config.dtype
+        D, dtype = config.hidden_size, dtype_name(config.dtype)
         patch_features = config.patch_size**2 * config.in_channels
         self.config = config
         self.x_embedder = Dense(
@@ -117,7 +133,7 @@ class DiT(nnx.Module):
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None, keep_blocks: bool
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         config = self.config
-        self._check_input(x_BxHxWxC, cond_B)
+        self._check_input(x_BxHxWxC, t_B, cond_B)
         x_BxNxD = self.x_embedder(patchify(x_BxHxWxC, config.patch_size))
         position_NxD = sincos_position_table(config.grid, config.hidden_size)
         x_BxNxD = x_BxNxD + jnp.asarray(position_NxD, config.dtype)
@@ -138,15 +154,31 @@ class DiT(nnx.Module):
         activations = {} if kept is None else {"embedding": x_BxNxD, "blocks": kept}
         return unpatchify(out, config.grid, config.patch_size), activations
 
-    def _check_input(self, x_BxHxWxC: jax.Array, cond_B: jax.Array | None) -> None:
+    def _check_input(self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None) -> None:
         expected = (*self.config.image_size, self.config.in_channels)
         if x_BxHxWxC.ndim != 4 or x_BxHxWxC.shape[1:] != expected:
             raise ValueError(
                 f"input of shape {x_BxHxWxC.shape}; this model takes [batch, height, width,"
                 f" channels] = [B, {', '.join(map(str, expected))}]"
             )
+        for name, values in (("t", t_B), ("cond", cond_B)):
+            if values is not None and jnp.shape(values) != x_BxHxWxC.shape[:1]:
+                raise ValueError(
+                    f"{name} of shape {jnp.shape(values)} for input of shape {x_BxHxWxC.shape};"
+                    f" it must hold one value per image, [{x_BxHxWxC.shape[0]}]"
+                )
         if (cond_B is None) != (self.y_embedder is None):
             raise ValueError(
                 f"labels are {'missing' if cond_B is None else 'given'}, but the model has"
                 f" num_classes={self.config.num_classes}"
             )
+        if cond_B is not None and not isinstance(cond_B, jax.core.Tracer):
+            self._check_labels(np.asarray(cond_B))
+
+    def _check_labels(self, cond_B: np.ndarray) -> None:
+        """Labels that are numbers already; traced ones cost no look at the device."""
+        rows = self.config.num_classes + (self.config.null_label is not None)
+        wrong = cond_B[(cond_B < 0) | (cond_B >= rows)]
+        if wrong.size:
+            null = "" if self.config.null_label is None else f", {rows - 1} being the null class"
+            raise ValueError(f"label {wrong[0]} is not in 0..{rows - 1}{null}")

@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from flax import nnx
 
-from lit_jax.config import DiTConfig, unknown_name
-from lit_jax.models.dit import DiT
+from lit_jax.config import DiTConfig, from_mapping, unknown_name
+from lit_jax.models.dit import DiT, dtype_name
 
 Params = dict[str, Any]
 """Nested dict of arrays, e.g. params["blocks"]["attn"]["q"]["kernel"]."""
@@ -47,7 +47,8 @@ SIZES = _sizes()
 def model_config(name: str, **overrides: Any) -> DiTConfig:
     """The configuration of a named size or of a family, with `overrides` of any DiTConfig field.
 
-    Raises ValueError for an unknown name or field, listing the known ones.
+    `dtype` may be a name, a numpy dtype or a scalar type like `jnp.bfloat16`. Raises ValueError for
+    an unknown name or field, listing the known ones, and for a value of another type.
     """
     rows = SIZES | FAMILIES
     if name not in rows:
@@ -56,7 +57,9 @@ def model_config(name: str, **overrides: Any) -> DiTConfig:
     for key in overrides:
         if key not in known:
             raise unknown_name(f"argument of {name}", key, known)
-    return DiTConfig(**(rows[name] | overrides))
+    if "dtype" in overrides:
+        overrides["dtype"] = dtype_name(overrides["dtype"])
+    return from_mapping(DiTConfig, rows[name] | overrides, name)
 
 
 def create_model(name: str, *, seed: int = 0, **overrides: Any) -> DiT:

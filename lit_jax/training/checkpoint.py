@@ -1,7 +1,8 @@
 """Checkpoints of a run: everything a killed job needs to go on as if nothing had happened.
 
 One orbax checkpoint per step under `WORKDIR/checkpoints/<step>/` with the items `state` (step,
-params, ema, opt_state), `data` (position of the grain iterator, per process) and `meta` (seed).
+params, ema, opt_state), `data` (position of the grain iterator, per process) and `meta` (what the
+position and the state depend on, see `circumstances`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grain
+import jax
 import orbax.checkpoint as ocp
 
 from lit_jax.config import TrainConfig
@@ -50,7 +52,7 @@ def save(
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(_as_dict(state)),
             data=grain.checkpoint.CheckpointSave(data),
-            meta=ocp.args.JsonSave({"seed": config.seed}),
+            meta=ocp.args.JsonSave(circumstances(config)),
         ),
         force=force,
     )
@@ -62,15 +64,20 @@ def restore(
     """The latest checkpoint, straight into the shardings of `abstract`; moves `data` to its
     position.
 
-    Raises ValueError when the run was started with another seed: noise and data order would change
-    in the middle of the run.
+    Raises ValueError when the run was started under other `circumstances`, with both values.
     """
     step = manager.latest_step()
-    meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    if meta["seed"] != config.seed:
+    stored = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+    wanted = circumstances(config)
+    changed = [
+        f"{key} {stored[key]!r}, now {wanted[key]!r}"
+        for key in wanted
+        if stored[key] != wanted[key]
+    ]
+    if changed:
         raise ValueError(
-            f"checkpoint {step} was trained with seed {meta['seed']}, the config says"
-            f" {config.seed}; set seed={meta['seed']} or choose another workdir"
+            f"checkpoint {step} cannot be continued: it was trained with {'; '.join(changed)}."
+            " Change it back, or choose another workdir"
         )
     restored = manager.restore(
         step,
@@ -80,6 +87,24 @@ def restore(
         ),
     )
     return TrainState(**restored.state)
+
+
+def circumstances(config: TrainConfig) -> dict[str, Any]:
+    """What must not change in the middle of a run.
+
+    Noise and data order depend on the seed; the position in the data counts batches of one process;
+    clipping and freezing are part of the structure of the optimiser's state.
+    """
+    return {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "data.name": config.data.name,
+        "data.split": config.data.split,
+        "data.flip": config.data.flip,
+        "number of processes": jax.process_count(),
+        "optimizer.clip_norm > 0": config.optimizer.clip_norm > 0,
+        "inherit.freeze": list(config.inherit.freeze),
+    }
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:

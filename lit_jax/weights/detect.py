@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.config import COMPUTE_FIELDS, DiTConfig, from_mapping, unknown_name
+from lit_jax.config import COMPUTE_FIELDS, DiTConfig, from_mapping, typed_fields, unknown_name
 from lit_jax.models.zoo import FAMILIES, SIZES
 from lit_jax.weights.convert import StateDict
 from lit_jax.weights.tables import layout_of
@@ -75,7 +76,7 @@ def _wanted(
             named = {"family": name}
         else:
             raise unknown_name("model", name, SIZES | FAMILIES)
-    return {**stored, **named, **overrides}
+    return typed_fields(DiTConfig, {**stored, **named, **overrides}, "model")
 
 
 def _read_shapes(state: StateDict) -> tuple[dict[str, Any], list[str]]:
@@ -92,6 +93,11 @@ def _read_shapes(state: StateDict) -> tuple[dict[str, Any], list[str]]:
         for key, rank in ranks.items()
         if key not in state or len(state[key].shape) != rank
     ]
+    problems += [
+        f"{key!r} has shape {tuple(state[key].shape)}; no axis may be empty"
+        for key in ranks
+        if key in state and 0 in state[key].shape
+    ]
     if problems:
         return {}, problems
     hidden, channels, patch, _ = state["x_embedder.proj.weight"].shape
@@ -100,7 +106,7 @@ def _read_shapes(state: StateDict) -> tuple[dict[str, Any], list[str]]:
         "hidden_size": hidden,
         "in_channels": channels,
         "patch_size": patch,
-        "depth": 1 + max(int(m[1]) for key in state if (m := _BLOCK.match(key))),
+        "depth": _depth(state),
     }
     outputs = state["final_layer.linear.weight"].shape[0]
     if outputs not in (patch * patch * channels, 2 * patch * patch * channels):
@@ -111,6 +117,12 @@ def _read_shapes(state: StateDict) -> tuple[dict[str, Any], list[str]]:
     found["learn_sigma"] = outputs == 2 * patch * patch * channels
     found |= _read_mixer(state, layout, hidden)
     return found, problems
+
+
+def _depth(state: StateDict) -> int:
+    """Blocks 0, 1, ... without a gap; later ones are strays, and reported as unused keys."""
+    numbers = {match[1] for key in state if (match := _BLOCK.match(key))}
+    return next(n for n in itertools.count() if str(n) not in numbers)
 
 
 def _read_mixer(state: StateDict, layout: str, hidden: int) -> dict[str, Any]:
@@ -145,7 +157,7 @@ def _label_table(state: StateDict, wanted: Mapping[str, Any]) -> dict[str, Any]:
 def _mlp_ratio(state: StateDict, hidden: int, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """A ratio whose product with the hidden size truncates to the stored width."""
     width = state["blocks.0.mlp.fc1.weight"].shape[0]
-    if "mlp_ratio" in wanted and int(hidden * wanted["mlp_ratio"]) == width:
+    if "mlp_ratio" in wanted and 0 <= hidden * wanted["mlp_ratio"] - width < 1:
         return {}
     ratio = width / hidden
     if int(hidden * ratio) != width:

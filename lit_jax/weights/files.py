@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from lit_jax.weights.tables import Shape
 
 ARCHITECTURE_KEY = "lit_jax.model"
 """Entry of the safetensors metadata that holds the architecture as JSON."""
+
+
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 class StoredTensor:
@@ -62,6 +66,23 @@ def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray], config:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def only_weight_file(folder: Path, suffixes: tuple[str, ...]) -> Path:
+    """The weight file of a folder that holds exactly one, which is not one shard of several.
+
+    Raises ValueError that lists what was found.
+    """
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    found = [name for name in names if Path(name).suffix in suffixes]
+    parts = "model_index.json" in names or any(_SHARD.search(name) for name in found)
+    if len(found) == 1 and not parts:
+        return folder / found[0]
+    raise ValueError(
+        f"{folder} does not hold exactly one weight file ({', '.join(suffixes)}), but"
+        f" {', '.join((found or names)[:8]) or 'nothing'}; name a file (sharded checkpoints and"
+        " diffusers folders are not supported yet)"
+    )
 
 
 def sha256(path: str | Path) -> str:

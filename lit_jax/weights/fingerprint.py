@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from lit_jax.models.zoo import Params
+from lit_jax.sharding import path_string
 
 
 def params_sha256(params: Params) -> str:
@@ -16,10 +17,7 @@ def params_sha256(params: Params) -> str:
     The same for a model folder and for the workdir it was written from.
     """
     digest = hashlib.sha256()
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    leaves = {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     for path, leaf in sorted(leaves.items()):
         array = np.ascontiguousarray(jax.device_get(leaf))
         digest.update(f"{path}|{array.dtype.str}|{array.shape}|".encode())

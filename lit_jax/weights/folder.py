@@ -21,11 +21,14 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from lit_jax.config import DiTConfig, architecture, from_mapping, unknown_name
-from lit_jax.models.dit import DiT
+from lit_jax.models.dit import DiT, dtype_name
 from lit_jax.models.zoo import Params, abstract_params, with_params
 from lit_jax.weights.detect import FIELDS
 
 CONFIG, PARAMS, CHECKPOINTS = "config.json", "params", "checkpoints"
+
+# What orbax writes last or needs first: a directory of arrays without one of them was cut short.
+ARRAY_FILES = ("_METADATA", "manifest.ocdbt", "d")
 
 # Inside a step of a training workdir: the checkpoint item, and its entry that is the model.
 STATE_ITEM, MODEL_ENTRY = "state", "ema"
@@ -61,6 +64,7 @@ def save_model_dir(
 def check_destination(path: str | Path, overwrite: bool) -> None:
     """Raises ValueError unless a model folder may be written at `path`."""
     path = Path(path)
+    check_parents(path)
     if not path.exists():
         return
     if not overwrite:
@@ -70,14 +74,29 @@ def check_destination(path: str | Path, overwrite: bool) -> None:
         raise ValueError(f"{path} exists and is not a model folder; choose another destination")
 
 
+def check_parents(path: Path) -> None:
+    """Raises ValueError when a file stands where a folder above `path` has to be."""
+    for parent in path.absolute().parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise ValueError(f"{path} cannot be written: {parent} is a file, not a folder")
+            return
+
+
+def require_weights(path: str | Path) -> None:
+    """Raises ValueError unless `path` is a model folder or training workdir with finished weights.
+
+    Looks at names only, so that a job can ask before it writes or compiles anything.
+    """
+    _params_location(Path(path).absolute())
+
+
 def read_config(path: str | Path) -> DiTConfig:
     """The architecture of a model folder or training workdir.
 
     Raises ValueError when there is no `config.json`, or its fields are not exactly ours.
     """
-    file = Path(path) / CONFIG
-    if not file.is_file():
-        raise ValueError(f"{path} is not a model folder or training workdir: it has no {CONFIG}")
+    file = _config_file(Path(path))
     try:
         content = json.loads(file.read_text())
     except json.JSONDecodeError as error:
@@ -102,12 +121,14 @@ def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[D
     incomplete or its arrays are not those of the configuration.
     """
     path = Path(path).absolute()
-    config = read_config(path)
     directory, entry = _params_location(path)
+    config = read_config(path)
     target = abstract_params(config)
     checkpointer = ocp.PyTreeCheckpointer()
-    stored = checkpointer.metadata(directory).item_metadata.tree
-    _check_shapes(path, stored[entry] if entry else stored, target)
+    metadata = checkpointer.metadata(directory).item_metadata
+    if metadata is None:
+        raise ValueError(f"{directory} is incomplete: its arrays cannot be listed")
+    _check_shapes(path, metadata.tree[entry] if entry else metadata.tree, target)
     if shardings is None:
         restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
     else:
@@ -123,28 +144,47 @@ def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[D
     arguments = ocp.args.PyTreeRestore(
         item=target, restore_args=restore, partial_restore=entry is not None
     )
-    restored = checkpointer.restore(directory, args=arguments)
+    try:
+        restored = checkpointer.restore(directory, args=arguments)
+    except ValueError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{directory} is incomplete or damaged: {reason}") from error
     return config, restored[entry] if entry else restored
 
 
-def load_model(path: str | Path, dtype: str = "float32") -> DiT:
-    """The model of a model folder or training workdir, computing in `dtype`."""
-    config, params = load_model_dir(path)
+def load_model(model_dir: str | Path, dtype: Any = "float32") -> DiT:
+    """The model of a model folder or training workdir, computing in `dtype`.
+
+    `dtype` is a name, a numpy dtype or a scalar type like `jnp.bfloat16`. Raises ValueError for
+    another dtype, and what `load_model_dir` raises.
+    """
+    dtype = dtype_name(dtype)
+    config, params = load_model_dir(model_dir)
     params = jax.tree.map(jax.numpy.asarray, params)
     return with_params(dataclasses.replace(config, dtype=dtype), params)
 
 
+def _config_file(path: Path) -> Path:
+    if not (path / CONFIG).is_file():
+        raise ValueError(f"{path} is not a model folder or training workdir: it has no {CONFIG}")
+    return path / CONFIG
+
+
 def _params_location(path: Path) -> tuple[Path, str | None]:
     """The orbax directory, and the entry of its tree that holds the parameters."""
-    if (path / PARAMS).is_dir():
-        return path / PARAMS, None
-    if (path / CHECKPOINTS).is_dir():
+    _config_file(path)
+    directory, entry = path / PARAMS, None
+    if not directory.is_dir():
+        if not (path / CHECKPOINTS).is_dir():
+            raise ValueError(f"{path} is incomplete: it has neither {PARAMS}/ nor {CHECKPOINTS}/")
         # Steps under a bare number are complete; orbax renames them when they are.
         steps = [int(p.name) for p in (path / CHECKPOINTS).iterdir() if p.name.isdigit()]
         if not steps:
             raise ValueError(f"{path / CHECKPOINTS} holds no finished checkpoint yet")
-        return path / CHECKPOINTS / str(max(steps)) / STATE_ITEM, MODEL_ENTRY
-    raise ValueError(f"{path} is incomplete: it has neither {PARAMS}/ nor {CHECKPOINTS}/")
+        directory, entry = path / CHECKPOINTS / str(max(steps)) / STATE_ITEM, MODEL_ENTRY
+    if missing := [name for name in ARRAY_FILES if not (directory / name).exists()]:
+        raise ValueError(f"{directory} is incomplete: it has no {', '.join(missing)}")
+    return directory, entry
 
 
 def _check_shapes(path: Path, stored: Params, target: Params) -> None:

@@ -1,4 +1,4 @@
-"""The whole network: analytic check values, initialisation, ways of computing, input errors."""
+"""The whole network: analytic check values, initialisation, ways of computing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import random_like, sine_input, sine_weights
+from dit_cases import TINY, batch, forward, tiny
 
 from golden_cases import relative_error
 from lit_jax.config import DiTConfig
@@ -27,26 +28,6 @@ from lit_jax.models.zoo import (
     with_params,
 )
 from lit_jax.weights.convert import import_params
-
-TINY = {"input_size": 4, "in_channels": 3, "hidden_size": 16, "depth": 2, "num_heads": 2}
-TINY |= {"num_classes": 5, "kernel_size": 3}
-
-
-def tiny(family: str = "LiT", **fields: Any) -> DiTConfig:
-    return model_config(family, **(TINY | fields))
-
-
-@functools.cache
-def forward(config: DiTConfig) -> Callable[..., jax.Array]:
-    return jax.jit(apply_fn(config))
-
-
-def batch(config: DiTConfig) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Two images, timesteps and labels (the second one null, where there is a null class)."""
-    x = sine_input((2, *config.image_size, config.in_channels), 0.3)
-    labels = jnp.array([1, config.null_label or 0]) if config.num_classes else None
-    return jnp.asarray(x), jnp.array([3, 777]), labels
-
 
 # --- the official network from analytic weights ---
 
@@ -253,75 +234,3 @@ def test_with_activations() -> None:
     params["blocks"]["adaln"] = jax.tree.map(np.zeros_like, params["blocks"]["adaln"])
     _, kept = call(params)
     np.testing.assert_array_equal(kept["blocks"], np.stack([kept["embedding"]] * 2))
-
-
-# --- inputs ---
-
-
-def test_unconditional_model() -> None:
-    config = tiny(num_classes=0)
-    params = random_like(abstract_params(config))
-    assert "y_embedder" not in params
-    x, t, labels = batch(config)
-    assert labels is None
-    out = forward(config)(params, x, t, None)
-    assert out.shape == (2, 4, 4, 6) and np.isfinite(out).all() and np.any(out)
-    with pytest.raises(ValueError, match="labels are given, but the model has num_classes=0"):
-        apply_fn(config)(params, x, t, jnp.array([0, 1]))
-
-
-def test_labels_are_needed() -> None:
-    config = tiny("DiT")
-    x, t, _ = batch(config)
-    with pytest.raises(ValueError, match="labels are missing, but the model has num_classes=5"):
-        apply_fn(config)(random_like(abstract_params(config)), x, t, None)
-
-
-def test_no_null_row_without_label_dropout() -> None:
-    with_null, without = tiny(), tiny(class_dropout_prob=0.0)
-    assert abstract_params(with_null)["y_embedder"]["embedding"].shape == (6, 16)
-    assert abstract_params(without)["y_embedder"]["embedding"].shape == (5, 16)
-    params = random_like(abstract_params(without))
-    assert np.isfinite(forward(without)(params, *batch(without))).all()
-
-
-def test_conditions_change_the_output() -> None:
-    config = tiny()
-    params, f = random_like(abstract_params(config)), forward(config)
-    x, t, labels = batch(config)
-    out = f(params, x, t, labels)
-    assert relative_error(f(params, x, t + 50, labels), out) > 1e-3
-    assert relative_error(f(params, x, t, jnp.array([2, 5])), out) > 1e-3
-    np.testing.assert_array_equal(f(params, x, t.astype(jnp.float32), labels), out)
-
-
-def test_no_variance_channels_without_learn_sigma() -> None:
-    config = tiny(learn_sigma=False)
-    params = random_like(abstract_params(config))
-    assert params["final_layer"]["linear"]["kernel"].shape == (16, 12)
-    assert forward(config)(params, *batch(config)).shape == (2, 4, 4, 3)
-
-
-def test_rectangular_input() -> None:
-    """With closed gates a token sees only itself, so a pixel moves its own patch and no other."""
-    config = tiny("LiT", input_size=(4, 8))
-    params = random_like(abstract_params(config))
-    x, t, labels = batch(config)
-    open_gates = forward(config)(params, x, t, labels)
-    assert open_gates.shape == (2, 4, 8, 6) and np.isfinite(open_gates).all()
-    params["blocks"]["adaln"] = jax.tree.map(np.zeros_like, params["blocks"]["adaln"])
-    for row, column in ((0, 0), (3, 2), (1, 7)):
-        moved = x.at[:, row, column].add(1.0)
-        change = forward(config)(params, moved, t, labels) - forward(config)(params, x, t, labels)
-        touched = np.argwhere(np.abs(change[0]).max(axis=-1) > 1e-6)
-        top, left = row - row % 2, column - column % 2
-        assert touched.tolist() == [[top + i, left + j] for i in (0, 1) for j in (0, 1)]
-
-
-@pytest.mark.parametrize("shape", [(2, 8, 4, 3), (2, 4, 8, 4), (4, 8, 3), (2, 3, 4, 8)])
-def test_input_of_another_shape(shape: tuple[int, ...]) -> None:
-    config = tiny("DiT", input_size=(4, 8))
-    with pytest.raises(ValueError, match=r"takes \[batch, height, width.*\[B, 4, 8, 3\]"):
-        jax.eval_shape(
-            apply_fn(config), abstract_params(config), jnp.zeros(shape), *batch(config)[1:]
-        )

@@ -149,6 +149,9 @@ def test_noise_and_timesteps(make_task: MakeTask) -> None:
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
     assert abs(np.corrcoef(t, noise.ravel())[0, 1]) < 0.03
     assert "label" not in example
+    other = noised_example(make_task(), jnp.int32(4), batch)
+    assert abs(np.corrcoef(t, other["t"])[0, 1]) < 0.03
+    assert abs(np.corrcoef(noise.ravel(), np.asarray(other["noise"]).ravel())[0, 1]) < 0.03
 
 
 def test_same_seed_is_bitwise_the_same(make_task: MakeTask, params: Any, batch: Any) -> None:
@@ -186,7 +189,7 @@ def test_failed_step_changes_nothing(
 
 
 def test_bfloat16_trains_float32_parameters(make_task: MakeTask) -> None:
-    config = zoo.model_config("LiT", **tiny_runs.SIZE)
+    config = zoo.model_config("LiT", kernel_size=3, **tiny_runs.SIZE)
     params = tiny_runs.random_params(config)
     generator = np.random.default_rng(0)
     batch = {

@@ -1,0 +1,259 @@
+"""The door: every slip on the command line ends in one line on stderr, and in nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+
+from lit_jax import __main__ as door
+from lit_jax.jobs import command_line
+
+SCRATCH = "--config=configs/digits_lit.py:scratch"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    path = tmp_path_factory.mktemp("models")
+    return {
+        "model": tiny_runs.save_model(path / "model"),
+        "wide": tiny_runs.save_model(path / "wide", hidden_size=32),
+        "big": tiny_runs.save_model(path / "big", input_size=16),
+    }
+
+
+# Case -> arguments, and what the line must say. {out} is a folder that must not appear.
+TRAIN: dict[str, tuple[list[str], str]] = {
+    "key": (
+        [SCRATCH, "--config.optimizer.learningrate=1"],
+        "error: --config has no key 'learningrate'"
+        ' Did you mean "learning_rate" instead of "learningrate"?',
+    ),
+    "group": ([SCRATCH, "--config.optimzer.b1=1"], 'Did you mean "optimizer"'),
+    "override": ([SCRATCH, "--config.model.overrides.dept=1"], 'Did you mean "depth"'),
+    "below a number": ([SCRATCH, "--config.total_steps.x=1"], "total_steps.x"),
+    "value": ([SCRATCH, "--config.total_steps=many"], "--config.total_steps=many: invalid literal"),
+    "group as value": ([SCRATCH, "--config.optimizer=3"], "--config.optimizer=3"),
+    "no value": (
+        [SCRATCH, "--config.optimizer.b1"],
+        "Missing value for flag --config.optimizer.b1",
+    ),
+    "argument": (
+        ["--config=configs/digits_lit.py:scrtch"],
+        "'scrtch' is not one of distilled, inherited, scratch",
+    ),
+    "superfluous argument": (["--config=configs/digits_teacher.py:S/2"], "digits_teacher.py:S/2"),
+    "file": (["--config=configs/nothing.py"], "No such file or directory: 'configs/nothing.py'"),
+    "file and key": (["--config=configs/nothing.py", "--config.seed=1"], "configs/nothing.py"),
+    "no config": ([], "--config must have a value"),
+    "flag": ([SCRATCH, "--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+    "no flag": ([SCRATCH, "workdir"], "'workdir' belongs to no flag"),
+    "batch": ([SCRATCH, "--config.batch_size=12"], "batch_size 12 is not divisible by 8 devices"),
+    "accumulation": ([SCRATCH, "--config.optimizer.accumulation=3"], "by optimizer.accumulation 3"),
+    "mesh": ([SCRATCH, "--config.mesh.fsdp=3"], "fsdp=3 does not divide 8 devices"),
+    "data set": (
+        ["--config=configs/dit_imagenet256.py:S/2"],
+        "unknown data set 'imagenet256_latents'",
+    ),
+    "data": ([SCRATCH, "--config.data.data_dir=nowhere"], "not prepared in 'nowhere'; run `python"),
+    "teacher": (["--config=configs/digits_lit.py", "--config.distill.teacher=no"], "no is not a"),
+    "source": ([SCRATCH, "--config.inherit.source=no"], "no is not a model folder"),
+    "unequal teacher": (
+        [SCRATCH, "--config.distill.teacher={big}"],
+        "has image_size=(16, 16), the student (8, 8)",
+    ),
+    "unequal source": ([SCRATCH, "--config.inherit.source={wide}"], "cannot be inherited:"),
+    "workdir": ([SCRATCH, "--workdir={wide}"], "holds a run of another model: "),
+    "model": ([SCRATCH, "--config.model.name=LiTT"], "unknown model 'LiTT'; did you mean 'LiT'"),
+}
+SAMPLE: dict[str, tuple[list[str], str]] = {
+    "missing": (["--model=nowhere"], "nowhere is not a model folder or training workdir"),
+    "no model": (["--model="], "is not a model folder"),
+    "labels": (["--labels=3,10"], "labels [10] are not in 0..9"),
+    "label": (["--labels=3,x"], "--labels '3,x': invalid literal"),
+    "spaces": (["--labels", "3,", "4"], "'4' belongs to no flag; write --flag VALUE, lists as 1,2"),
+    "sampler": (["--sampler=dpm"], "unknown sampler 'dpm'"),
+    "interval": (["--cfg_interval=100"], "--cfg_interval '100' is not of the form LOW,HIGH"),
+    "letters": (["--cfg_interval=a,b"], "--cfg_interval 'a,b': could not convert string to float"),
+    "empty interval": (["--cfg_scale=2", "--cfg_interval=9,1"], "interval (9.0, 1.0) is empty"),
+    "channels": (["--cfg_channels=two"], "unknown guidance channels 'two'"),
+    "steps": (["--steps=abc"], "abc"),
+    "count": (["--num_samples=0"], "num_samples 0"),
+    "number": (["--num_samples=x"], "--num_samples=x"),
+}
+
+
+def call(monkeypatch: pytest.MonkeyPatch, job: str, arguments: list[str]) -> str:
+    """Runs the door in this process and returns its one line."""
+    monkeypatch.chdir(tiny_runs.ROOT)
+    monkeypatch.setattr(sys, "argv", ["lit_jax", job, *arguments])
+    with pytest.raises(SystemExit) as end:
+        door.main()
+    assert isinstance(end.value.code, str)  # printed on stderr, exit status 1
+    assert end.value.code.startswith("error: ") and "\n" not in end.value.code
+    assert "Traceback" not in end.value.code
+    return end.value.code
+
+
+@pytest.mark.parametrize("case", TRAIN)
+def test_train_refuses(
+    monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    arguments, named = TRAIN[case]
+    arguments = [argument.format(**models) for argument in arguments]
+    before = sorted(models["wide"].rglob("*"))
+    # The last one of two equal flags counts.
+    flags = [f"--workdir={tmp_path / 'run'}", *arguments]
+    assert named in call(monkeypatch, "train", flags)
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(models["wide"].rglob("*")) == before
+
+
+@pytest.mark.parametrize("case", SAMPLE)
+def test_sample_refuses(
+    monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    arguments, named = SAMPLE[case]
+    required = [f"--model={models['model']}", f"--out={tmp_path / 's'}", "--num_samples=2"]
+    assert named in call(monkeypatch, "sample", [*required, *arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_samples_are_kept(
+    monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "sample.json").write_text("{}")
+    flags = [f"--model={models['model']}", f"--out={tmp_path}", "--num_samples=2"]
+    assert "already holds samples; choose another --out" in call(monkeypatch, "sample", flags)
+    assert [path.name for path in tmp_path.iterdir()] == ["sample.json"]
+
+
+def test_required_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    for job, flags in command_line.JOB_FLAGS.items():
+        named = [name for _, name, default, _ in flags if default is None]
+        assert any(f"--{name}" in call(monkeypatch, job, []) for name in named)
+    assert door.JOBS.keys() == command_line.JOB_FLAGS.keys()
+
+
+def test_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "unknown job 'trian'; did you mean 'train'?" in call(monkeypatch, "trian", [])
+
+
+def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["train"], ["sample"]):
+        monkeypatch.setattr(sys, "argv", ["lit_jax", *arguments, "--help"])
+        with pytest.raises(SystemExit) as end:
+            door.main()
+        assert end.value.code is None
+        text = capsys.readouterr().out
+        assert text.startswith(door.USAGE)
+        for job in arguments:
+            assert all(f"--{row[1]}" in text for row in command_line.JOB_FLAGS[job])
+    monkeypatch.setattr(sys, "argv", ["lit_jax"])
+    with pytest.raises(SystemExit, match="python -m lit_jax train"):
+        door.main()
+
+
+def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.jobs import sample, train
+
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(sample, "sample", lambda *given: calls.append(given))
+    monkeypatch.setattr(train, "train", lambda *given: calls.append(given))
+    monkeypatch.chdir(tiny_runs.ROOT)
+    flags = "--model=m --out=o --num_samples=7 --sampler=ddim --steps=ddim9 --cfg_scale=2.5"
+    flags += (
+        " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --schedule=s --batch_size=6 --seed=4"
+    )
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()])
+    door.main()
+    protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4, "s")
+    assert calls.pop() == ("m", "o", 7, protocol, (3, 1), 6)
+
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()[:3]])
+    door.main()
+    assert calls.pop() == ("m", "o", 7, sample.Protocol(), (), 64)
+
+    flags = f"{SCRATCH} --workdir=w --config.seed=9 --config.optimizer.b1=0.5"
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "train", *flags.split()])
+    door.main()
+    config, workdir = calls.pop()
+    assert (workdir, config.seed, config.optimizer.b1, config.total_steps) == ("w", 9, 0.5, 400)
+
+
+def raising(error: Exception) -> Callable[[Any], None]:
+    def job(given: Any) -> None:
+        raise error
+
+    return job
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A ValueError from inside a library is no message to the user."""
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "train", SCRATCH, "--workdir=x"])
+    monkeypatch.chdir(tiny_runs.ROOT)
+    for error in (ValueError("from outside"), TypeError("bug")):
+        monkeypatch.setitem(door.JOBS, "train", raising(error))
+        with pytest.raises(type(error), match=str(error)):
+            door.main()
+    monkeypatch.setitem(door.JOBS, "train", raising(FloatingPointError("step 3")))
+    with pytest.raises(SystemExit, match="error: step 3"):
+        door.main()
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config():\n    return {}.nothing\n")
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "train", f"--config={broken}", "--workdir=x"])
+    with pytest.raises(AttributeError, match="nothing"):
+        door.main()
+
+
+def program(code: list[str], **extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *code],
+        cwd=tiny_runs.ROOT,
+        env=tiny_runs.environment(8, **extra),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        ([SCRATCH, "--config.sed=1"], 'Did you mean "seed"'),
+        (["--config=configs/nothing.py"], "No such file"),
+        ([SCRATCH, "--config.batch_size=12"], "batch_size 12 is not divisible by 8 devices"),
+    ],
+)
+def test_real_program_says_one_line(tmp_path: Path, flags: list[str], named: str) -> None:
+    run = program(["-m", "lit_jax", "train", *flags, f"--workdir={tmp_path / 'run'}"])
+    assert run.returncode == 1
+    assert named in run.stderr and run.stderr.count("\n") == 1, run.stderr
+    assert run.stderr.startswith("error: ")
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_are_checked_without_jax(tmp_path: Path) -> None:
+    """That is what makes the answer quick."""
+    code = (
+        "import sys; from lit_jax import __main__ as door\n"
+        f"sys.argv = ['lit_jax', 'train', '{SCRATCH}', '--workdir=x', '--config.sed=1']\n"
+        "try: door.main()\n"
+        "except SystemExit as end: assert 'seed' in end.code\n"
+        "heavy = {'jax', 'flax', 'orbax', 'tensorflow', 'grain'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    run = program(["-c", code])
+    assert run.returncode == 0, run.stderr
+
+
+def test_cluster_that_is_not_there() -> None:
+    """It must not be taken for a run on one host."""
+    run = program(["-m", "lit_jax", "train", SCRATCH, "--workdir=x"], LIT_JAX_DISTRIBUTED="1")
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    assert "no cluster to join" in run.stderr and "JAX_COORDINATOR_ADDRESS" in run.stderr
