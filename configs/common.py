@@ -26,7 +26,7 @@ def digits() -> ConfigDict:
     config = base()
     config.batch_size = 64
     config.data.name = "digits"
-    config.data.data_dir = "runs/data"
+    config.data.data_dir = "runs/demo/data"
     config.model.overrides = ConfigDict(
         {
             "input_size": 8,

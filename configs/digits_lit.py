@@ -2,6 +2,8 @@
 
     python -m lit_jax train --config configs/digits_lit.py:distilled --workdir runs/digits_lit
 
+after `make demo`, which leaves the data and the converted teacher in `runs/demo`.
+
 distilled: weights inherited from the teacher, hybrid distillation (lambda_1 0.5, lambda_2 0.05)
 inherited: weights inherited, no distillation
 scratch:   neither

@@ -1,8 +1,9 @@
 """The demo's teacher: a small softmax DiT on 8 x 8 handwritten digits, pixel space.
 
+    python -m lit_jax.data digits runs/demo/data
     python -m lit_jax train --config configs/digits_teacher.py --workdir runs/digits_teacher
 
-`demo/teacher/digits_dit.safetensors` is the EMA of this run.
+`demo/teacher/digits_dit.safetensors` is the EMA of this run; `make teacher` makes it again.
 """
 
 from __future__ import annotations

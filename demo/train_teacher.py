@@ -27,7 +27,7 @@ def main() -> None:
     train = ["-m", "lit_jax", "train", "--config", "configs/digits_teacher.py"]
     export = ["tools/convert_torch_ckpt.py", "--export", "--layout", "dit", "--overwrite"]
     for command in (
-        ["-m", "lit_jax.data", "digits", "runs/data"],
+        ["-m", "lit_jax.data", "digits", "runs/demo/data"],
         [*train, "--workdir", args.workdir],
         [*export, "--src", args.workdir, "--dst", args.dst],
     ):
