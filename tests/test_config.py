@@ -41,6 +41,8 @@ from lit_jax.config import (
         ({"input_size": 0}, r"input_size 0 is not a multiple of patch_size 2"),
         ({"input_size": (32, 31)}, r"input_size \(32, 31\) is not a multiple of patch_size 2"),
         ({"kernel_size": 4}, r"kernel_size is 4; it must be odd, or None"),
+        ({"mlp_ratio": float("inf")}, r"mlp_ratio is inf; it must be positive"),
+        ({"mlp_ratio": float("nan")}, r"mlp_ratio is nan; it must be positive"),
         ({"kernel_size": 0}, r"kernel_size is 0; it must be odd, or None"),
         ({"kernel_size": -1}, r"kernel_size is -1; it must be odd, or None"),
     ],
@@ -114,6 +116,29 @@ def test_architecture_survives_json(size: Any) -> None:
         ({"log_every": 0}, r"log_every is 0; it must be at least 1"),
         ({"checkpoint_every": 0}, r"checkpoint_every is 0; it must be at least 1"),
         ({"optimizer": {"accumulation": 0}}, r"optimizer\.accumulation is 0; it must be at least"),
+        ({"keep_checkpoints": 0}, r"keep_checkpoints is 0; it must be at least 1"),
+        ({"seed": -1}, r"seed is -1; it must be in \[0, 2\*\*32\)"),
+        ({"seed": 2**32}, r"seed is 4294967296; it must be in"),
+        ({"sample": {"every": -1}}, r"sample\.every is -1; it must be at least 0"),
+        ({"sample": {"count": 0}}, r"sample\.count is 0; it must be at least 1"),
+        ({"optimizer": {"warmup_steps": -1}}, r"optimizer\.warmup_steps is -1; it must be at le"),
+        ({"optimizer": {"clip_norm": -0.5}}, r"optimizer\.clip_norm is -0\.5; it must be at least"),
+        ({"optimizer": {"weight_decay": -1}}, r"optimizer\.weight_decay is -1\.0; it must be at"),
+        ({"optimizer": {"learning_rate": 0}}, r"optimizer\.learning_rate is 0\.0; it must be pos"),
+        ({"optimizer": {"eps": 0.0}}, r"optimizer\.eps is 0\.0; it must be positive"),
+        ({"optimizer": {"b1": 1.0}}, r"optimizer\.b1 is 1\.0; it must be in \[0, 1\)"),
+        ({"optimizer": {"b2": -0.1}}, r"optimizer\.b2 is -0\.1; it must be in \[0, 1\)"),
+        ({"ema": {"decay": 1.0}}, r"ema\.decay is 1\.0; it must be in \[0, 1\)"),
+        ({"ema": {"decay": float("nan")}}, r"ema\.decay is nan; it must be in \[0, 1\)"),
+        ({"distill": {"noise_weight": -0.5}}, r"distill\.noise_weight is -0\.5; it must be at"),
+        ({"distill": {"variance_weight": -1}}, r"distill\.variance_weight is -1\.0; it must be at"),
+        (
+            {"distill": {"teacher": "dit", "noise_weight": 0, "variance_weight": 0}},
+            r"distill\.teacher is 'dit', but .* are both 0; set one of them, or distill\.teacher",
+        ),
+        ({"mesh": {"data": 0}}, r"mesh data=0, fsdp=1: sizes are positive, at most one is -1"),
+        ({"mesh": {"fsdp": -2}}, r"mesh data=-1, fsdp=-2: sizes are positive"),
+        ({"mesh": {"fsdp": -1}}, r"mesh data=-1, fsdp=-1: .* at most one is -1"),
         (
             {"batch_size": 10, "optimizer": {"accumulation": 4}},
             r"batch_size 10 is not divisible by optimizer\.accumulation 4",
@@ -140,6 +165,17 @@ def test_experiment_from_a_mapping() -> None:
     assert config.optimizer.weight_decay == 1.0
     assert isinstance(config.optimizer.weight_decay, float)
     assert from_mapping(TrainConfig, dataclasses.asdict(config)) == config
+
+
+def test_values_at_the_limits() -> None:
+    values = {
+        "seed": 2**32 - 1,
+        "optimizer": {"b1": 0.0, "b2": 0.0, "clip_norm": 0.0, "warmup_steps": 0},
+        "ema": {"decay": 0.0},
+        "distill": {"teacher": "", "noise_weight": 0.0, "variance_weight": 0.0},
+        "mesh": {"data": 2, "fsdp": -1},
+    }
+    assert from_mapping(TrainConfig, values).mesh.fsdp == -1
 
 
 def test_unions_and_optional_fields() -> None:

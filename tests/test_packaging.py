@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -53,6 +56,27 @@ def test_direct_pins_are_the_dependencies(project: dict) -> None:
     assert set(direct) == names
     assert mismatches(project["dependencies"], direct) == []
     assert mismatches(["jax>=99"], direct) == ["jax>=99"]
+
+
+def imported_packages(source: str) -> set[str]:
+    """First names of everything that `source` imports, wherever the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_every_import_of_the_package_is_a_dependency(project: dict) -> None:
+    declared = {canonicalize_name(Requirement(text).name) for text in project["dependencies"]}
+    providers = importlib.metadata.packages_distributions()
+    for file in (ROOT / "lit_jax").rglob("*.py"):
+        used = imported_packages(file.read_text("utf-8")) - sys.stdlib_module_names - {"lit_jax"}
+        for name in used:
+            distributions = {canonicalize_name(d) for d in providers[name]}
+            assert distributions & declared, f"{file.name} imports {name}, which is not declared"
 
 
 def test_extras_agree_with_the_pins(project: dict) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 
 from lit_jax.config import DiTConfig
-from lit_jax.models.cost import attention_macs, forward_macs, train_step_flops
+from lit_jax.models.cost import (
+    attention_macs,
+    forward_macs,
+    multiplied_attention_macs,
+    train_step_flops,
+)
 from lit_jax.models.zoo import model_config
 
 # GMACs of all attention layers at 256 tokens: softmax, and linear by number of heads.
@@ -75,11 +80,21 @@ def test_small_network_by_hand() -> None:
         mlp_ratio=2.0,
         kernel_size=3,
     )
-    attention = 4 * 6 * 64 + 6 * 8 + 3 * 6 * 64 // 2 + 9 * 6 * 8
-    block = attention + 2 * 6 * 8 * 16 + 8 * 48
+    # Algorithm 1 head by head: k^T v and q S with 4 x 4 states, q . mean k, 3 x 3 filters.
+    algorithm = 4 * 6 * 8 * 8 + 2 * (2 * 6 * 4 * 4 + 6 * 4) + 9 * 6 * 8
+    printed = 4 * 6 * 64 + 6 * 8 + 3 * 6 * 64 // 2 + 9 * 6 * 8
+    block = algorithm + 2 * 6 * 8 * 16 + 8 * 48
     ends = 6 * 12 * 8 + 256 * 8 + 64 + 8 * 16 + 6 * 8 * 24
-    assert attention_macs(config) == 2 * attention
+    assert attention_macs(config) == 2 * printed
+    assert multiplied_attention_macs(config) == 2 * algorithm
     assert forward_macs(config) == 2 * block + ends
+
+
+def test_softmax_attention_has_one_count() -> None:
+    config = model_config("DiT-S/2")
+    assert multiplied_attention_macs(config) == attention_macs(config)
+    lit = model_config("LiT-S/2")
+    assert attention_macs(lit) - multiplied_attention_macs(lit) == 12 * 256 * 384**2 // 2
 
 
 def test_no_convolution_costs_nothing() -> None:
@@ -91,8 +106,10 @@ def test_no_convolution_costs_nothing() -> None:
 
 
 def test_train_step() -> None:
-    """Two operations per product; three passes of the student, one of the teacher."""
+    """Two operations per product computed; three passes of the student, one of the teacher."""
     student, teacher = model_config("LiT-S/2"), model_config("DiT-XL/2")
     alone = train_step_flops(student, 8)
+    dit_like = forward_macs(model_config("DiT-S/2")) - attention_macs(model_config("DiT-S/2"))
+    assert forward_macs(student) - multiplied_attention_macs(student) == dit_like
     assert alone == 2 * 8 * 3 * forward_macs(student)
     assert train_step_flops(student, 8, teacher) - alone == 2 * 8 * forward_macs(teacher)

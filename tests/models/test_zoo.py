@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from lit_jax.config import DiTConfig
 from lit_jax.models.zoo import (
@@ -134,6 +135,8 @@ def test_paths_of_mixers(fields: dict, missing: set[str], added: set[str]) -> No
 def test_overrides() -> None:
     config = model_config("LiT-S/2", input_size=(16, 32), num_classes=10, num_heads=6)
     assert (config.depth, config.grid, config.num_heads) == (12, (8, 16), 6)
+    assert model_config("DiT", input_size=[16, 32]).input_size == (16, 32)
+    assert model_config("DiT", mlp_ratio=2).mlp_ratio == 2.0
     family = model_config("DiT", hidden_size=96, depth=3, num_heads=4, patch_size=2, input_size=16)
     assert (family.family, family.mixer, family.depth) == ("DiT", "softmax", 3)
 
@@ -151,12 +154,38 @@ def test_overrides() -> None:
         ),
         ("DiT-S/2", {"num_heads": 5}, r"hidden_size 384 is not divisible by num_heads 5"),
         ("LiT-S/8", {"input_size": 28}, r"input_size 28 is not a multiple of patch_size 8"),
+        ("DiT", {"mlp_ratio": "4"}, r"DiT\.mlp_ratio is '4' \(str\); it must be float"),
+        ("LiT", {"kernel_size": "x"}, r"LiT\.kernel_size is 'x' \(str\); it must be int \| None"),
+        ("DiT-S/2", {"num_classes": 2.5}, r"DiT-S/2\.num_classes is 2\.5 \(float\); it must be"),
+        ("DiT", {"input_size": [16, "8"]}, r"DiT\.input_size is \[16, '8'\] \(list\)"),
+        ("DiT", {"dtype": "foo"}, r"unknown dtype 'foo' \(known: bfloat16, float32\)"),
+        ("DiT", {"dtype": jnp.int8}, r"unknown dtype 'int8' \(known: bfloat16, float32\)"),
+        ("DiT", {"dtype": None}, r"unknown dtype 'float64'.*known: bfloat16, float32"),
+        ("DiT", {"dtype": 3}, r"unknown dtype 3 \(known: bfloat16, float32\)"),
     ],
 )
 def test_errors(name: str, fields: dict, message: str) -> None:
     for build in (model_config, create_model):
         with pytest.raises(ValueError, match=message):
             build(name, **fields)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (jnp.bfloat16, "bfloat16"),
+        (jnp.dtype("bfloat16"), "bfloat16"),
+        ("bfloat16", "bfloat16"),
+        (jnp.float32, "float32"),
+        (np.float32, "float32"),
+        (np.dtype("float32"), "float32"),
+    ],
+    ids=repr,
+)
+def test_ways_to_say_dtype(dtype: object, name: str) -> None:
+    assert model_config("LiT", dtype=dtype) == model_config("LiT", dtype=name)
+    model = nnx.eval_shape(lambda: create_model("LiT", dtype=dtype, **TINY))
+    assert model.config.dtype == name
 
 
 def test_model_and_functional_view_agree() -> None:

@@ -108,6 +108,8 @@ def test_import_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     assert missing.rstrip().endswith("Pass --model DiT --set num_heads=HEADS")
     assert "hidden_size: asked for 384" in refused(capsys, "--src", DIT, *dst, "--model", "DiT-S/8")
     assert "did you mean 'num_heads'" in refused(capsys, "--src", LIT, *dst, "--set", "num_head=2")
+    err = refused(capsys, "--src", LIT, *dst, "--set", "mlp_ratio=abc")
+    assert err == "error: model.mlp_ratio is 'abc' (str); it must be float\n"
     assert "not of the form key=value" in refused(capsys, "--src", LIT, *dst, "--set", "num_heads")
     assert "--layout belongs to --export" in refused(capsys, "--src", LIT, *dst, "--layout", "lit")
     assert "leave --weights out" in refused(capsys, "--src", LIT, *dst, "--weights", "ema")
@@ -116,6 +118,29 @@ def test_import_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     save_file(state | {"extra": np.zeros(2, np.float32)}, "bad.safetensors")
     err = refused(capsys, "--src", "bad.safetensors", *dst)
     assert "2 problem(s)" in err and "'extra' (2,)" in err and "blocks.1.attn.dwc.bias" in err
+
+
+def test_source_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("download").mkdir()
+    err = refused(capsys, "--src", "download", "--dst", "m")
+    assert "download does not hold exactly one weight file" in err
+    Path("download/lit.safetensors").write_bytes(Path(LIT).read_bytes())
+    assert main(["--src", "download", "--dst", "m"]) == 0
+    provenance = json.loads(Path("m/config.json").read_text())["provenance"]
+    assert provenance["source"] == "lit.safetensors"
+
+
+def test_destination_below_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("notes").write_text("mine")
+    err = refused(capsys, "--src", "gone.safetensors", "--dst", "notes/m", "--overwrite")
+    assert "no such file" in err
+    err = refused(capsys, "--src", LIT, "--dst", "notes/deep/m", "--overwrite")
+    assert "notes/deep/m cannot be written: " in err and "notes is a file, not a folder" in err
+    assert main(["--src", LIT, "--dst", "m"]) == 0
+    err = refused(
+        capsys, "--export", "--src", "m", "--dst", "notes/x.safetensors", "--layout", "lit"
+    )
+    assert "notes is a file, not a folder" in err and Path("notes").read_text() == "mine"
 
 
 def test_existing_destination(capsys: pytest.CaptureFixture[str]) -> None:

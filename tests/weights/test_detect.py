@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lit_jax.config import DiTConfig
 from lit_jax.models.zoo import SIZES, model_config
-from lit_jax.weights.convert import slots
+from lit_jax.weights.convert import import_params, slots
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.tables import MIXER_LAYOUTS
 
@@ -161,6 +161,51 @@ def test_broken_checkpoints() -> None:
     odd = state | {"final_layer.linear.weight": np.zeros((33, 8))}
     with pytest.raises(ValueError, match="has 33 rows; .* need 16, or twice that"):
         detect_config(odd, None, {"num_heads": 2})
+
+
+def test_empty_tensors() -> None:
+    for family, key in (
+        ("DiT", "x_embedder.proj.weight"),
+        ("DiT", "blocks.0.mlp.fc1.weight"),
+        ("DiT", "y_embedder.embedding_table.weight"),
+        ("LiT", "blocks.0.attn.dwc.weight"),
+    ):
+        state = shapes_of(model_config(family, **TINY))
+        state[key] = np.zeros((0, *state[key].shape[1:]))
+        with pytest.raises(ValueError, match=rf"'{key}' has shape \(0, .*; no axis may be empty"):
+            detect_config(state, None, {"num_heads": 2})
+
+
+def test_a_stray_block_does_not_count() -> None:
+    """The depth ends at the first gap; what lies behind it is listed as unused, one line a key."""
+    state = shapes_of(model_config("LiT", **TINY))
+    stray = "blocks.99999999999.attn.qkv.weight"
+    config = detect_config(state | {stray: np.zeros((24, 8), np.float32)})
+    assert config.depth == 2
+    with pytest.raises(ValueError, match=r"1 problem\(s\):\n  unused key 'blocks.99999999999"):
+        import_params(state | {stray: np.zeros((24, 8), np.float32)}, config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "needed"),
+    [
+        ("mlp_ratio", "abc", "float"),
+        ("num_classes", 2.5, "int"),
+        ("kernel_size", "x", "int | None"),
+    ],
+)
+def test_fields_of_another_type(field: str, value: object, needed: str) -> None:
+    state = shapes_of(model_config("LiT", **TINY))
+    with pytest.raises(ValueError) as error:
+        detect_config(state, None, {field: value})
+    kind = type(value).__name__
+    assert str(error.value) == f"model.{field} is {value!r} ({kind}); it must be {needed}"
+
+
+@pytest.mark.parametrize("ratio", [float("inf"), float("nan"), -1])
+def test_impossible_mlp_ratio(ratio: float) -> None:
+    with pytest.raises(ValueError, match=rf"mlp_ratio: asked for {ratio:.1f}, the checkpoint has"):
+        detect_config(shapes_of(model_config("LiT", **TINY)), None, {"mlp_ratio": ratio})
 
 
 def test_a_stored_architecture_answers_everything() -> None:

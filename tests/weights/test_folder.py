@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -19,7 +20,7 @@ import lit_jax
 from lit_jax.config import DiTConfig, architecture
 from lit_jax.models.zoo import Params, init_params, model_config
 from lit_jax.weights import folder
-from lit_jax.weights.folder import load_model_dir, read_config, save_model_dir
+from lit_jax.weights.folder import load_model_dir, read_config, require_weights, save_model_dir
 
 TINY = {"hidden_size": 8, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 3}
 
@@ -53,6 +54,13 @@ def test_load_model_computes_in_the_dtype(model: tuple[DiTConfig, Params], tmp_p
     assert loaded.config.dtype == "bfloat16"
     assert loaded.x_embedder.kernel[...].dtype == np.float32
     np.testing.assert_array_equal(loaded.x_embedder.kernel[...], params["x_embedder"]["kernel"])
+    for dtype in (jnp.bfloat16, np.dtype("float32"), jnp.float32):
+        loaded = lit_jax.load_model(model_dir=tmp_path / "m", dtype=dtype)
+        assert loaded.config.dtype == jnp.dtype(dtype).name
+        assert loaded.blocks.mlp.fc1.dtype == jnp.dtype(dtype).name
+    for dtype, name in ((jnp.int8, "int8"), ("foo", "foo")):
+        with pytest.raises(ValueError, match=rf"dtype '{name}'.*known: bfloat16, float32"):
+            lit_jax.load_model(tmp_path / "m", dtype=dtype)
 
 
 def test_restored_onto_shardings(model: tuple[DiTConfig, Params], tmp_path: Path) -> None:
@@ -181,11 +189,45 @@ def test_parameters_of_another_size_are_one_clear_line(
 
 def test_incomplete_folder(model: tuple[DiTConfig, Params], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model": architecture(model[0])}))
-    with pytest.raises(ValueError, match="neither params/ nor checkpoints/"):
-        load_model_dir(tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(ValueError, match="no finished checkpoint"):
-        load_model_dir(tmp_path)
+    for check in (require_weights, load_model_dir):
+        with pytest.raises(ValueError, match="it has no config.json"):
+            check(tmp_path / "nowhere")
+        with pytest.raises(ValueError, match="neither params/ nor checkpoints/"):
+            check(tmp_path)
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp-0").mkdir(parents=True)
+    for check in (require_weights, load_model_dir):
+        with pytest.raises(ValueError, match="no finished checkpoint"):
+            check(tmp_path)
+    (tmp_path / "checkpoints" / "4").mkdir()
+    for check in (require_weights, load_model_dir):
+        with pytest.raises(ValueError, match=r"checkpoints/4/state is incomplete: it has no _META"):
+            check(tmp_path)
+
+
+# orbax leaves other reads in flight when the first one fails; they find no event loop any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damaged_parameters(model: tuple[DiTConfig, Params], tmp_path: Path) -> None:
+    config, params = model
+    for name in ("_METADATA", "manifest.ocdbt", "d"):
+        path = tmp_path / name
+        save_model_dir(path, config, params, {})
+        require_weights(path)
+        os.rename(path / "params" / name, path / "gone")
+        for check in (require_weights, load_model_dir):
+            with pytest.raises(ValueError, match=f"params is incomplete: it has no {name}"):
+                check(path)
+    save_model_dir(tmp_path / "cut", config, params, {})
+    for file in (tmp_path / "cut" / "params").glob("ocdbt.process_0/d/*"):
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match="params is incomplete or damaged: "):
+        load_model_dir(tmp_path / "cut")
+
+
+def test_no_folder_below_a_file(model: tuple[DiTConfig, Params], tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="notes is a file, not a folder"):
+        save_model_dir(tmp_path / "notes" / "deep" / "m", *model, {})
+    assert os.listdir(tmp_path) == ["notes"]
 
 
 def test_workdir_gives_the_latest_moving_average(
@@ -202,6 +244,7 @@ def test_workdir_gives_the_latest_moving_average(
         manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
     manager.wait_until_finished()
     manager.close()
+    require_weights(tmp_path)
     loaded, restored = load_model_dir(tmp_path)
     assert loaded == config
     assert_equal(restored, jax.tree.map(lambda leaf: leaf * 10, params))
