@@ -167,9 +167,7 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "train", lambda *given: calls.append(given))
     monkeypatch.chdir(tiny_runs.ROOT)
     flags = "--model=m --out=o --num_samples=7 --sampler=ddim --steps=ddim9 --cfg_scale=2.5"
-    flags += (
-        " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --schedule=s --batch_size=6 --seed=4"
-    )
+    flags += " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --batch_size=6 --seed=4"
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()])
     door.main()
     protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4, "s")

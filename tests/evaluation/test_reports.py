@@ -15,8 +15,14 @@ NAMES = ["teacher", "lit_distilled", "lit_inherited", "lit_scratch"]
 
 def _row(name: str, **changes) -> reports.ModelRow:
     values = {
-        "name": name, "frechet_distance": 0.5, "accuracy": 0.9375, "ddim_frechet_distance": 0.625,
-        "ddim_accuracy": 0.875, "steps": 1200, "params": 1_234_567, "attention_macs": 65_536,
+        "name": name,
+        "frechet_distance": 0.5,
+        "accuracy": 0.9375,
+        "ddim_frechet_distance": 0.625,
+        "ddim_accuracy": 0.875,
+        "steps": 1200,
+        "params": 1_234_567,
+        "attention_macs": 65_536,
         "train_seconds": 75.4,
     }
     return reports.ModelRow(**{**values, **changes})
@@ -26,9 +32,18 @@ def _report(**protocol_changes) -> reports.Report:
     ddpm, ddim = ("ddpm", "50", 100), ("ddim", "ddim25", 50)
     samplers = (reports.SamplerRecord(*ddpm), reports.SamplerRecord(*ddim))
     protocol = reports.Protocol(
-        feature_space="digit-96", reference="digits/train", reference_sha256="ab" * 32,
-        reference_count=1297, count=1000, samplers=samplers, guidance_scale=1.5,
-        guidance_channels="all", guidance_interval=None, vae=None, dtype="float32", seed=0,
+        feature_space="digit-96",
+        reference="digits/train",
+        reference_sha256="ab" * 32,
+        reference_count=1297,
+        count=1000,
+        samplers=samplers,
+        guidance_scale=1.5,
+        guidance_channels="all",
+        guidance_interval=None,
+        vae=None,
+        dtype="float32",
+        seed=0,
         weights_sha256={name: "cd" * 32 for name in NAMES},
     )
     return reports.Report(
@@ -51,8 +66,17 @@ def test_report_json_holds_rows_protocol_and_context(folder):
     reports.write_report(folder, report)
     content = json.loads((folder / "report.json").read_text())
     assert [row["name"] for row in content["rows"]] == NAMES
-    required = {"name", "frechet_distance", "accuracy", "steps", "params", "attention_macs",
-                "train_seconds", "ddim_frechet_distance", "ddim_accuracy"}
+    required = {
+        "name",
+        "frechet_distance",
+        "accuracy",
+        "steps",
+        "params",
+        "attention_macs",
+        "train_seconds",
+        "ddim_frechet_distance",
+        "ddim_accuracy",
+    }
     assert all(required == set(row) for row in content["rows"])
     assert content["rows"][0]["accuracy"] == 0.9375 and content["rows"][0]["steps"] == 1200
     protocol = content["protocol"]

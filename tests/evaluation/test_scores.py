@@ -69,8 +69,10 @@ def test_closed_form_of_commuting_gaussians():
     expected = 9 + 4 + 9 + 25
     turn, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))
     value = scores.frechet_distance(
-        turn @ mean_a, turn @ np.diag(std_a**2) @ turn.T,
-        turn @ mean_b, turn @ np.diag(std_b**2) @ turn.T,
+        turn @ mean_a,
+        turn @ np.diag(std_a**2) @ turn.T,
+        turn @ mean_b,
+        turn @ np.diag(std_b**2) @ turn.T,
     )
     np.testing.assert_allclose(value, expected, rtol=1e-12)
 

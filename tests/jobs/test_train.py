@@ -243,7 +243,7 @@ def test_resuming_with_another_seed_is_refused(data_dir: Path, tmp_path: Path) -
     job.train(config, tmp_path / "run", said.append)
     before = sorted(tmp_path.rglob("*"))
     other = dataclasses.replace(config, seed=1, total_steps=2)
-    with pytest.raises(ValueError, match="checkpoint 1 was trained with seed 0.*says 1"):
+    with pytest.raises(ValueError, match="checkpoint 1 cannot be continued: .* seed 0, now 1"):
         job.train(other, tmp_path / "run", said.append)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -14,7 +14,7 @@ import pytest
 import tiny_runs
 
 from lit_jax import sharding
-from lit_jax.config import MeshConfig, TrainConfig
+from lit_jax.config import DataConfig, InheritConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lit_jax.models import zoo
 from lit_jax.training import checkpoint
 from lit_jax.training.state import TrainState, create_state
@@ -77,12 +77,21 @@ def test_eight_devices_to_one_and_to_another_mesh(tmp_path: Path) -> None:
         assert [next(resumed) for _ in range(5)] == expected
 
 
-def test_another_seed_is_refused(tmp_path: Path) -> None:
+CHANGED = {
+    "seed 3, now 4": TrainConfig(seed=4),
+    "batch_size 256, now 128": TrainConfig(seed=3, batch_size=128),
+    "data.flip False, now True": TrainConfig(seed=3, data=DataConfig(flip=True)),
+    "clip_norm > 0 False, now True": TrainConfig(seed=3, optimizer=OptimizerConfig(clip_norm=1)),
+    "freeze [], now ['mlp']": TrainConfig(seed=3, inherit=InheritConfig(freeze=("mlp",))),
+}
+
+
+def test_other_circumstances_are_refused(tmp_path: Path) -> None:
     mesh = sharding.make_mesh(MeshConfig())
     state = saved_state(mesh)
     save_three(tmp_path, state, data())
-    with (
-        checkpoint.open_manager(tmp_path, keep=2, every=1) as manager,
-        pytest.raises(ValueError, match="checkpoint 3 was trained with seed 3.*says 4"),
-    ):
-        checkpoint.restore(manager, abstract(state, mesh), data(), TrainConfig(seed=4))
+    with checkpoint.open_manager(tmp_path, keep=2, every=1) as manager:
+        for message, config in CHANGED.items():
+            with pytest.raises(ValueError, match="checkpoint 3 cannot be continued") as error:
+                checkpoint.restore(manager, abstract(state, mesh), data(), config)
+            assert message in str(error.value)
