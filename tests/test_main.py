@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +21,15 @@ SCRATCH = "--config=configs/digits_lit.py:scratch"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     path = tmp_path_factory.mktemp("models")
-    return {
+    (path / "run").mkdir()
+    folders = {
         "model": tiny_runs.save_model(path / "model"),
         "wide": tiny_runs.save_model(path / "wide", hidden_size=32),
         "big": tiny_runs.save_model(path / "big", input_size=16),
+        "run": path / "run",
     }
+    shutil.copy(folders["wide"] / "config.json", folders["run"])
+    return folders
 
 
 # Case -> arguments, and what the line must say. {out} is a folder that must not appear.
@@ -68,7 +73,8 @@ TRAIN: dict[str, tuple[list[str], str]] = {
         "has image_size=(16, 16), the student (8, 8)",
     ),
     "unequal source": ([SCRATCH, "--config.inherit.source={wide}"], "cannot be inherited:"),
-    "workdir": ([SCRATCH, "--workdir={wide}"], "holds a run of another model: "),
+    "workdir": ([SCRATCH, "--workdir={run}"], "holds a run of another model: "),
+    "model folder": ([SCRATCH, "--workdir={wide}"], "is a model folder; choose another workdir"),
     "model": ([SCRATCH, "--config.model.name=LiTT"], "unknown model 'LiTT'; did you mean 'LiT'"),
 }
 SAMPLE: dict[str, tuple[list[str], str]] = {
@@ -106,12 +112,12 @@ def test_train_refuses(
 ) -> None:
     arguments, named = TRAIN[case]
     arguments = [argument.format(**models) for argument in arguments]
-    before = sorted(models["wide"].rglob("*"))
+    before = sorted(models["model"].parent.rglob("*"))
     # The last one of two equal flags counts.
     flags = [f"--workdir={tmp_path / 'run'}", *arguments]
     assert named in call(monkeypatch, "train", flags)
     assert list(tmp_path.iterdir()) == []
-    assert sorted(models["wide"].rglob("*")) == before
+    assert sorted(models["model"].parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize("case", SAMPLE)
@@ -170,7 +176,7 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     flags += " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --batch_size=6 --seed=4"
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()])
     door.main()
-    protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4, "s")
+    protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4)
     assert calls.pop() == ("m", "o", 7, protocol, (3, 1), 6)
 
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()[:3]])

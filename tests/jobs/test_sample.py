@@ -16,7 +16,7 @@ from PIL import Image
 from lit_jax import sharding
 from lit_jax.config import MeshConfig
 from lit_jax.data.transforms import to_uint8
-from lit_jax.jobs.sample import Protocol, assign_labels, generate, load_sharded, sample
+from lit_jax.jobs.sample import Protocol, assign_labels, draw_grid, generate, load_sharded, sample
 from lit_jax.weights.fingerprint import params_sha256
 
 GUIDED = Protocol(steps="6", cfg_scale=2.0, cfg_channels="all", seed=3)
@@ -125,6 +125,19 @@ def test_interval_without_steps_is_no_guidance(latent_model: Path) -> None:
     plain = drawn(latent_model)
     outside = drawn(latent_model, cfg_scale=3.0, cfg_interval=(1.0, 2.0))
     np.testing.assert_allclose(outside, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_grid_of_a_run(teacher: Path, tmp_path: Path) -> None:
+    """Drawn while training; a model that has gone wrong does not stop the run."""
+    config, params = load_sharded(teacher, one_device())
+    protocol, path = Protocol(steps="6", cfg_scale=2.0, cfg_channels="all"), tmp_path / "g.png"
+    grid = draw_grid(config, params, protocol, 3, one_device(), path)
+    assert grid is not None and grid.dtype == np.uint8
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), grid.squeeze(-1))
+    path.unlink()
+    params["x_embedder"]["bias"] = params["x_embedder"]["bias"] * np.nan
+    assert draw_grid(config, params, protocol, 3, one_device(), path) is None
+    assert not path.exists()
 
 
 def test_latents_are_written_as_they_are(latent_model: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +30,7 @@ from lit_jax.config import (
     SampleConfig,
 )
 from lit_jax.jobs import train as job
+from lit_jax.jobs import train_callbacks
 from lit_jax.training.metrics import read_trace
 from lit_jax.weights import folder
 
@@ -320,11 +323,37 @@ def test_impossible_run_is_refused_before_anything_happens(
     assert not (tmp_path / "run").exists() and said == []
 
 
-def test_workdir_of_another_model_is_refused(
-    data_dir: Path, folders: dict[str, str], tmp_path: Path
-) -> None:
-    tiny_runs.save_model(tmp_path / "run", "LiT", hidden_size=32)
+def test_workdir_of_another_model_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    tiny_runs.save_model(tmp_path / "model", "LiT", hidden_size=32)
+    (tmp_path / "run").mkdir()
+    shutil.copy(tmp_path / "model" / "config.json", tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ValueError, match=r"another model: hidden_size=32 \(config: 16\)"):
         job.train(tiny_runs.run_config(data_dir), tmp_path / "run", lambda text: None)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_stop_is_agreed_upon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are told at different moments, but a checkpoint needs all at the same step."""
+    before = signal.getsignal(signal.SIGTERM)
+    stop = train_callbacks.StopRequest()
+    stop.agree(1, 10)
+    assert not stop.agreed
+    os.kill(os.getpid(), signal.SIGTERM)
+    stop.agree(1, 10)
+    assert stop.requested and stop.agreed
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    stop.restore()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        train_callbacks.multihost_utils, "process_allgather", lambda own: np.stack([own, True])
+    )
+    other = train_callbacks.StopRequest()
+    other.agree(9, 10)
+    assert not other.agreed
+    other.agree(10, 10)
+    assert other.agreed and not other.requested
+    other.restore()
