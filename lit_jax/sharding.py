@@ -123,14 +123,3 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
         name: jax.make_array_from_process_local_data(sharding, array)
         for name, array in batch.items()
     }
-
-
-def place_params(params: Any, mesh: Mesh) -> Any:
-    """Host arrays (the same on every process) -> global arrays by the parameter rules."""
-    shardings = tree_shardings(params, mesh)
-
-    def place(array: Any, sharding: NamedSharding) -> jax.Array:
-        array = np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
-
-    return jax.tree.map(place, params, shardings)

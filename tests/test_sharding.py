@@ -36,6 +36,10 @@ def mesh(data: int, fsdp: int) -> Mesh:
     return sharding.make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
 
 
+def on_mesh(params: Any, mesh: Mesh) -> Any:
+    return jax.device_put(params, sharding.tree_shardings(params, mesh))
+
+
 def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
     """State and metrics of a distilled run on `on`, started and fed from host arrays."""
     process = create_process()
@@ -52,8 +56,8 @@ def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
         label_dropout=0.1,
         seed=0,
     )
-    params = sharding.place_params(tiny_runs.random_params(STUDENT), on)
-    teacher = sharding.place_params(tiny_runs.random_params(TEACHER, seed=1), on)
+    params = on_mesh(tiny_runs.random_params(STUDENT), on)
+    teacher = on_mesh(tiny_runs.random_params(TEACHER, seed=1), on)
     shapes = jax.eval_shape(lambda p: create_state(p, optimizer), params)
     places = sharding.tree_shardings(shapes, on)
     state = jax.jit(lambda p: create_state(p, optimizer), out_shardings=places)(params)

@@ -6,12 +6,17 @@ once.
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+
+# Experiment files import what they share from `configs`, wherever the command is run.
+REPOSITORY = str(Path(__file__).resolve().parents[2])
 
 Row = tuple[Callable[..., Any], str, Any, str]
 
@@ -56,6 +61,8 @@ def parse(declared: flags.FlagValues, argv: Sequence[str]) -> None:
 
     Raises ValueError, with one line that names the flag, for anything wrong on the command line.
     """
+    if REPOSITORY not in sys.path:
+        sys.path.append(REPOSITORY)
     try:
         rest = declared(argv)[1:]
         if "config" in declared:
