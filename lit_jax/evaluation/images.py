@@ -103,7 +103,9 @@ def comparison_figure(
     stray = set(captions) - set(panels)
     if stray:
         raise ValueError(f"captions for {sorted(stray)}, which are no panels ({list(panels)})")
-    grids = {name: grid_of(images, columns, scale=scale) for name, images in panels.items()}
+    grids = {
+        name: grid_of(images, columns, scale=scale, gap=scale) for name, images in panels.items()
+    }
     height, width, _ = next(iter(grids.values())).shape
     dpi = 100
     top, bottom, side = (62 if title else 32), (26 if captions else 8), 14

@@ -65,11 +65,11 @@ def test_comparison_shows_every_panel_unresampled(tmp_path, channels):
     images.comparison_figure(path, panels, **options)
     first = path.read_bytes()
     picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    height, width = 2 * 33 + 1, 3 * 33 + 1
+    height, width = 2 * 36 + 4, 3 * 36 + 4  # tiles of 32 pixels, gaps as wide as one of theirs
     assert picture.shape == (height + 62 + 26, 2 * (width + 14) + 14, 3)
     for left, tiles in ((14, panels["real"]), (14 + width + 14, panels["teacher"])):
         shown = picture[62 : 62 + height, left : left + width]
-        expected = images.grid_of(tiles, columns=3, scale=4).astype(int)
+        expected = images.grid_of(tiles, columns=3, scale=4, gap=4).astype(int)
         assert np.abs(shown - expected).max() <= 1
     images.comparison_figure(path, panels, **options)
     assert path.read_bytes() == first
