@@ -124,11 +124,14 @@ def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[D
     directory, entry = _params_location(path)
     config = read_config(path)
     target = abstract_params(config)
-    checkpointer = ocp.PyTreeCheckpointer()
-    metadata = checkpointer.metadata(directory).item_metadata
-    if metadata is None:
-        raise ValueError(f"{directory} is incomplete: its arrays cannot be listed")
-    _check_shapes(path, metadata.tree[entry] if entry else metadata.tree, target)
+    # The handler reads an item of a run's checkpoint too; a checkpointer would miss, and report,
+    # the files that lie one folder up.
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        stored = handler.metadata(directory).tree
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{directory} is incomplete: its arrays cannot be listed") from error
+    _check_shapes(path, stored[entry] if entry else stored, target)
     if shardings is None:
         restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
     else:
@@ -145,7 +148,7 @@ def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[D
         item=target, restore_args=restore, partial_restore=entry is not None
     )
     try:
-        restored = checkpointer.restore(directory, args=arguments)
+        restored = handler.restore(directory, args=arguments)
     except ValueError as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{directory} is incomplete or damaged: {reason}") from error
