@@ -60,7 +60,7 @@ def main() -> None:
     logging.set_verbosity(logging.ERROR)
     try:
         run(Path(args.out), args.seed, args.steps, args.count)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -128,7 +128,8 @@ def train_student(recipe: str, out: Path, data_dir: Path, seed: int, steps: int 
         f" --workdir {workdir} " + " ".join(f"--config.{k}={v}" for k, v in changed.items())
     )
     train(from_mapping(TrainConfig, config.to_dict()), workdir)
-    if (reached := read_trace(workdir / TRACE)[-1]["step"]) != config.total_steps:
+    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
+    if reached != config.total_steps:
         raise ValueError(
             f"{workdir} is at step {reached} of {config.total_steps}; run the same command again"
             " to go on, or choose another --out"
@@ -285,16 +286,14 @@ def loss_traces(models: dict[str, Path]) -> dict[str, tuple[list[int], list[floa
     """The L_simple part of each student's loss, which all three share."""
     found = {}
     for name, model in models.items():
-        if (model / TRACE).exists():
-            trace = read_trace(model / TRACE)
+        if trace := read_trace(model / TRACE):
             found[name] = ([line["step"] for line in trace], [line["mse"] for line in trace])
     return found
 
 
 def training_effort(model: Path) -> tuple[int, float]:
     """Steps and seconds of training; those of the shipped teacher are recorded beside it."""
-    if (model / TRACE).exists():
-        trace = read_trace(model / TRACE)
+    if trace := read_trace(model / TRACE):
         return trace[-1]["step"], sum(line["clock"]["seconds"] for line in trace)
     recorded = json.loads(TEACHER.with_suffix(".json").read_text())
     return recorded["steps"], recorded["train_seconds"]

@@ -94,8 +94,6 @@ class Writer:
 
 def _truncate(trace: Path, last_step: int) -> None:
     """Keeps complete lines up to `last_step`; a kill may have left half a line."""
-    if not trace.exists():
-        return
     kept = [line for line in read_trace(trace) if line["step"] <= last_step]
     temporary = trace.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -103,8 +101,10 @@ def _truncate(trace: Path, last_step: int) -> None:
 
 
 def read_trace(trace: Path) -> list[dict[str, Any]]:
-    """The logged steps of `metrics.jsonl`, without an unfinished last line."""
-    lines = []
+    """The logged steps of `metrics.jsonl`, without an unfinished last line; none without a file."""
+    lines: list[dict[str, Any]] = []
+    if not trace.exists():
+        return lines
     for line in trace.read_text().splitlines():
         try:
             lines.append(json.loads(line))

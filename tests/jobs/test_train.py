@@ -333,6 +333,12 @@ def test_workdir_of_another_model_is_refused(data_dir: Path, tmp_path: Path) -> 
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_workdir_that_is_no_path_is_refused(data_dir: Path) -> None:
+    with pytest.raises(ValueError, match="workdir gs:/bucket/run is no path of a mounted"):
+        job.train(tiny_runs.run_config(data_dir), "gs://bucket/run", lambda text: None)
+    assert not Path("gs:").exists()
+
+
 def test_stop_is_agreed_upon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are told at different moments, but a checkpoint needs all at the same step."""
     before = signal.getsignal(signal.SIGTERM)

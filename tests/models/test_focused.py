@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import (
+    assert_golden,
     golden_cases,
-    golden_errors,
     mixer_config,
     mixer_fn,
     new_mixer,
@@ -29,11 +29,7 @@ SMALL = {"hidden_size": 16, "num_heads": 2, "kernel_size": None}
 @pytest.mark.parametrize(("folder", "case"), golden_cases("focused_"))
 def test_golden(folder: Path, case: str) -> None:
     """Output and gradients of the official module, position table and scale included."""
-    out, gradients = golden_errors(folder, case, "focused")
-    gelu = "gelu" in case
-    assert out < (5e-5 if gelu else 1e-5)
-    limit = 1e-4 if gelu else 5e-5
-    assert {name: error for name, error in gradients.items() if not error < limit} == {}
+    assert_golden(folder, case, "focused")
 
 
 def test_focusing_map_check_values() -> None:
