@@ -1,0 +1,162 @@
+"""A training run as one frozen dataclass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lit_jax.config.typed import limit, require
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name (`zoo.SIZES` or a family) plus overrides of its architecture."""
+
+    name: str = "LiT-S/2"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_unroll: int = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Training data: a row of the data registry, prepared under `data_dir`."""
+
+    name: str = "digits"
+    data_dir: str = "data"
+    split: str = "train"
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Hybrid distillation, Eq. 5-7 of the LiT paper. `teacher=""` trains without a teacher.
+
+    `noise_weight` is lambda_1, `variance_weight` lambda_2, `variance_reading` a row of
+    `objectives.VARIANCE_READINGS`.
+    """
+
+    teacher: str = ""
+    noise_weight: float = 0.5
+    variance_weight: float = 0.05
+    variance_reading: str = "raw"
+
+    def __post_init__(self) -> None:
+        limit(self, "at least 0", "distill.noise_weight", "distill.variance_weight")
+        require(
+            not self.teacher or self.noise_weight + self.variance_weight > 0,
+            f"distill.teacher is {self.teacher!r}, but distill.noise_weight and"
+            " distill.variance_weight are both 0; set one of them, or distill.teacher=''",
+        )
+
+
+@dataclass(frozen=True)
+class InheritConfig:
+    """Where a new run takes its first parameters from. `source=""` starts from scratch.
+
+    `reinitialise` lists regular expressions of paths that keep the student's own values although
+    the policy would inherit them; `freeze` lists paths that the optimiser never changes.
+    """
+
+    source: str = ""
+    policy: str = "all_but_attention"
+    reinitialise: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule.
+
+    `schedule` is a row of `training.optimizer.SCHEDULES`; `clip_norm=0` switches clipping off.
+    """
+
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        limit(self, "positive", "optimizer.learning_rate", "optimizer.eps")
+        limit(self, "in [0, 1)", "optimizer.b1", "optimizer.b2")
+        limit(self, "at least 0", "optimizer.weight_decay", "optimizer.clip_norm")
+        limit(self, "at least 0", "optimizer.warmup_steps")
+        limit(self, "at least 1", "optimizer.accumulation")
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Moving average of the parameters. With `warmup` the decay of step s is
+    min(decay, (1 + s) / (10 + s)), which keeps short runs free of their initial values."""
+
+    decay: float = 0.9999
+    warmup: bool = False
+
+    def __post_init__(self) -> None:
+        limit(self, "in [0, 1)", "ema.decay")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices per mesh axis; one axis may be -1, which takes all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = [self.data, self.fsdp]
+        require(
+            all(size > 0 or size == -1 for size in sizes) and sizes.count(-1) < 2,
+            f"mesh data={self.data}, fsdp={self.fsdp}: sizes are positive, at most one is -1",
+        )
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Sampling protocol of the grids drawn while training (`every=0`: none)."""
+
+    every: int = 0
+    count: int = 40
+    sampler: str = "ddim"
+    steps: str = "ddim25"
+    cfg_scale: float = 1.5
+    cfg_channels: str = "all"
+
+    def __post_init__(self) -> None:
+        limit(self, "at least 0", "sample.every")
+        limit(self, "at least 1", "sample.count")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole experiment; `configs/*.py` build it as a ConfigDict."""
+
+    seed: int = 0
+    total_steps: int = 400_000
+    batch_size: int = 256
+    model: ModelSpec = field(default_factory=ModelSpec)
+    data: DataConfig = field(default_factory=DataConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    inherit: InheritConfig = field(default_factory=InheritConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    log_every: int = 100
+    checkpoint_every: int = 50_000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be in [0, 2**32)")
+        limit(self, "at least 1", "total_steps", "batch_size", "log_every")
+        limit(self, "at least 1", "checkpoint_every", "keep_checkpoints")
+        batch, parts = self.batch_size, self.optimizer.accumulation
+        message = f"batch_size {batch} is not divisible by optimizer.accumulation {parts}"
+        require(batch % parts == 0, message)
