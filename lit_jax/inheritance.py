@@ -2,7 +2,8 @@
 
 LiT paper, section 3.3 and Table 3: a linear student keeps everything of its softmax teacher except
 the self-attention, and optionally some of the attention's projections. Projections are inherited
-as rows of the whole D x D matrix, so the two head counts need not agree.
+as rows of the whole D x D matrix, so the two head counts need not agree. The self-attention of a
+text-to-image network includes its key/value compression; its cross-attention is inherited.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import DiTConfig, unknown_name
+from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig, unknown_name
 
 Params = dict[str, Any]
 Array = jax.Array | np.ndarray
 Shape = tuple[int, ...]
 
-_OUTSIDE = r"(?!blocks/attn/).+"
+_OUTSIDE = r"(?!blocks/attn/|kv_compress/).+"
 
 
 def _and_projections(*names: str) -> str:
@@ -50,6 +51,7 @@ with the teacher's mixer.
 """
 
 LABELS = "y_embedder/embedding"
+NULL_CAPTION = "y_embedder/null_caption"
 
 
 @dataclass
@@ -101,9 +103,9 @@ class InheritanceReport:
 
 
 def inherit(
-    student_config: DiTConfig,
+    student_config: DenoiserConfig,
     student_params: Params,
-    teacher_config: DiTConfig,
+    teacher_config: DenoiserConfig,
     teacher_params: Params,
     policy: str,
     reinitialise: Sequence[str] = (),
@@ -118,8 +120,9 @@ def inherit(
     student's rows and inherits the null row. Copies never share memory with the teacher, so that a
     training step may donate them; they keep the student's dtype and sharding.
 
-    Raises ValueError for an unknown policy, a pattern that matches nothing, and, all in one, for
-    every inherited leaf that the teacher lacks or has in another shape.
+    Raises ValueError for an unknown policy, a pattern that matches nothing, a teacher of another
+    kind (class labels or captions), and, all in one, for every inherited leaf that the teacher
+    lacks or has in another shape or meaning.
     """
     chosen = inherited_paths(
         student_config, student_params, teacher_config, teacher_params, policy, reinitialise
@@ -149,9 +152,9 @@ def inherit(
 
 
 def inherited_paths(
-    student_config: DiTConfig,
+    student_config: DenoiserConfig,
     student_params: Params,
-    teacher_config: DiTConfig,
+    teacher_config: DenoiserConfig,
     teacher_params: Params,
     policy: str,
     reinitialise: Sequence[str] = (),
@@ -162,6 +165,11 @@ def inherited_paths(
     """
     if policy not in POLICIES:
         raise unknown_name("inheritance policy", policy, POLICIES)
+    if type(student_config) is not type(teacher_config):
+        raise ValueError(
+            f"a {student_config.family} student cannot inherit from a {teacher_config.family}"
+            " teacher: one of them is conditioned on class labels, the other on captions"
+        )
     student = traverse_util.flatten_dict(student_params, sep="/")
     teacher = traverse_util.flatten_dict(teacher_params, sep="/")
     kept = _matching(reinitialise, student)
@@ -183,18 +191,26 @@ def _matching(patterns: Sequence[str], student: Params) -> list[str]:
     return [path for path in student if any(re.search(p, path) for p in patterns)]
 
 
+# Keeping the student's own one is possible, but hardly what is wanted.
+_NO_NULL_CAPTION = (
+    " (its file holds no null caption, and the student's own is random: give the student"
+    " model_max_length=None and encode the empty prompt when one is needed)"
+)
+
+
 def _check_shapes(
     chosen: Sequence[str],
     student: Params,
     teacher: Params,
-    student_config: DiTConfig,
-    teacher_config: DiTConfig,
+    student_config: DenoiserConfig,
+    teacher_config: DenoiserConfig,
 ) -> None:
     """Every mismatch in one error. Label tables may differ in their number of rows."""
     problems = []
     for path in chosen:
         if path not in teacher:
-            problems.append(f"{path}: student {tuple(student[path].shape)}, teacher has none")
+            hint = _NO_NULL_CAPTION if path == NULL_CAPTION else ""
+            problems.append(f"{path}: student {tuple(student[path].shape)}, teacher has none{hint}")
             continue
         wanted = _meaning(path, student[path].shape, student_config)
         given = _meaning(path, teacher[path].shape, teacher_config)
@@ -202,6 +218,7 @@ def _check_shapes(
             wanted, given = wanted[1:], given[1:]
         if wanted != given:
             problems.append(f"{path}: student {wanted}, teacher {given}")
+    problems += _other_meanings(chosen, student_config, teacher_config)
     if problems:
         lines = "\n  ".join(problems)
         pattern = problems[0].split(":")[0]
@@ -212,7 +229,7 @@ def _check_shapes(
         )
 
 
-def _meaning(path: str, shape: Shape, config: DiTConfig) -> Shape:
+def _meaning(path: str, shape: Shape, config: DenoiserConfig) -> Shape:
     """The shape with patch axes spelled out: 2x2 patches of 4 channels are not 4x4 of one."""
     p, D = config.patch_size, config.hidden_size
     if path == "x_embedder/kernel":
@@ -223,8 +240,28 @@ def _meaning(path: str, shape: Shape, config: DiTConfig) -> Shape:
     return tuple(shape)
 
 
-def _label_rows(student: DiTConfig, teacher: DiTConfig) -> list[tuple[slice, slice]]:
+def _other_meanings(
+    chosen: Sequence[str], student: DenoiserConfig, teacher: DenoiserConfig
+) -> list[str]:
+    """Where equal shapes of text-to-image networks are not the same function."""
+    if not isinstance(student, PixArtConfig) or not isinstance(teacher, PixArtConfig):
+        return []
+    problems = []
+    heads = student.cross_heads, teacher.cross_heads
+    if any(path.startswith("blocks/cross_attn/") for path in chosen) and heads[0] != heads[1]:
+        problems.append(
+            f"blocks/cross_attn: student {heads[0]} heads, teacher {heads[1]} (give the student"
+            f" cross_num_heads={heads[1]})"
+        )
+    layers = student.compressed_layers, teacher.compressed_layers
+    if any(path.startswith("kv_compress/") for path in chosen) and layers[0] != layers[1]:
+        problems.append(f"kv_compress: student layers {layers[0]}, teacher layers {layers[1]}")
+    return problems
+
+
+def _label_rows(student: DenoiserConfig, teacher: DenoiserConfig) -> list[tuple[slice, slice]]:
     """(student rows, teacher rows) that mean the same: all classes, or none, and the null row."""
+    assert isinstance(student, DiTConfig) and isinstance(teacher, DiTConfig), "no labels"
     pairs = []
     if student.num_classes == teacher.num_classes:
         pairs.append((slice(0, student.num_classes), slice(0, teacher.num_classes)))
@@ -264,26 +301,56 @@ def _like(own: Array, given: Array) -> Array:
 
 
 def _notes(
-    report: InheritanceReport, student: DiTConfig, teacher: DiTConfig, chosen: Sequence[str]
+    report: InheritanceReport,
+    student: DenoiserConfig,
+    teacher: DenoiserConfig,
+    chosen: Sequence[str],
 ) -> list[str]:
     notes = []
-    if student.grid != teacher.grid:
+    if isinstance(student, PixArtConfig) and isinstance(teacher, PixArtConfig):
+        notes += _scale_notes(student, teacher)
+    elif student.grid != teacher.grid:
         (a, b), (c, d) = teacher.grid, student.grid
         notes.append(f"position table: analytic, recomputed from {a}x{b} to {c}x{d} tokens")
-    if LABELS in report.inherited and LABELS in report.new:
-        rows = report.inherited[LABELS] // student.hidden_size
-        total = rows + report.new[LABELS] // student.hidden_size
-        notes.append(
-            f"label table: partly inherited, {rows} of {total} rows (teacher has"
-            f" {teacher.num_classes} classes, student {student.num_classes})"
-        )
-    elif student.num_classes and not teacher.num_classes:
-        notes.append("label table: new, the teacher is unconditional")
-    elif teacher.num_classes and not student.num_classes:
-        notes.append("label table: dropped, the student is unconditional")
+    if isinstance(student, DiTConfig) and isinstance(teacher, DiTConfig):
+        notes += _label_notes(report, student, teacher)
     if any(p.startswith("blocks/attn/") for p in chosen) and student.num_heads != teacher.num_heads:
         notes.append(
             f"attention projections: {teacher.num_heads} heads in the teacher, {student.num_heads}"
             " in the student; rows of the whole matrix are inherited"
         )
     return notes
+
+
+def _scale_notes(student: PixArtConfig, teacher: PixArtConfig) -> list[str]:
+    """How the scaled position table of a text-to-image network changes: nothing is resampled."""
+    if (student.grid, student.pe_interpolation) == (teacher.grid, teacher.pe_interpolation):
+        return []
+    old, new = (
+        f"{config.grid[0]}x{config.grid[1]} tokens at pe_interpolation {config.pe_interpolation:g}"
+        for config in (teacher, student)
+    )
+    note = f"position table: analytic, recomputed from {old} to {new}"
+    spans = [
+        tuple(side / config.pe_interpolation for side in config.grid)
+        for config in (teacher, student)
+    ]
+    if spans[0] != spans[1]:
+        was, now = ("x".join(f"{side:g}" for side in span) for span in spans)
+        note += f"; positions span {now} instead of {was}, so the student sees other codes"
+    return [note]
+
+
+def _label_notes(report: InheritanceReport, student: DiTConfig, teacher: DiTConfig) -> list[str]:
+    if LABELS in report.inherited and LABELS in report.new:
+        rows = report.inherited[LABELS] // student.hidden_size
+        total = rows + report.new[LABELS] // student.hidden_size
+        return [
+            f"label table: partly inherited, {rows} of {total} rows (teacher has"
+            f" {teacher.num_classes} classes, student {student.num_classes})"
+        ]
+    if student.num_classes and not teacher.num_classes:
+        return ["label table: new, the teacher is unconditional"]
+    if teacher.num_classes and not student.num_classes:
+        return ["label table: dropped, the student is unconditional"]
+    return []

@@ -20,13 +20,24 @@ from lit_jax.config import MeshConfig
 BATCH_AXES = ("data", "fsdp")
 """A batch is split over all devices of both axes."""
 
-# (pattern of the path, axes of the array). Stacked blocks have the depth first, which no device
-# splits: the scan over depth then gathers one layer at a time.
+# (pattern of the path, axes of the array). A path may have a prefix, such as that of an optimiser
+# moment. Stacked blocks have the depth first, which no device splits: the loop over depth then
+# gathers one layer at a time.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"blocks/(attn/(q|k|v|out)|mlp/fc\d|adaln)/kernel$", (None, "fsdp", None)),
-    (r"(t_embedder/fc\d|final_layer/(adaln|linear))/kernel$", ("fsdp", None)),
-    (r"(x_embedder/kernel|y_embedder/embedding)$", (None, "fsdp")),
-    (r"(bias|dwc/kernel|attn/(scale|position))$", ()),
+    # DiT, LiT, PixArt and T5: the blocks, nearly all of a network.
+    (r"(^|/)blocks/(attn|cross_attn)/(q|k|v|out)/kernel$", (None, "fsdp", None)),
+    (r"(^|/)blocks/(mlp/(fc\d|wi_\d|wo)|adaln)/kernel$", (None, "fsdp", None)),
+    # What comes before and after them.
+    (r"(^|/)([ty]_embedder/fc\d|t_block|final_layer/(adaln|linear))/kernel$", ("fsdp", None)),
+    # A table by its columns: a look-up stays local, and 1001 classes divide by no mesh.
+    (r"(^|/)(x_embedder/kernel|(y_embedder|shared)/embedding)$", (None, "fsdp")),
+    # Whole on every device: vectors, filters of one channel, and what is small in any network.
+    (r"(^|/)(bias|scale|scale_shift_table)$", ()),
+    (r"(^|/)(dwc|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
+    (r"(^|/)(attn/position|relative_bias/embedding|y_embedder/null_caption)$", ()),
+    # The autoencoder and Inception: small, and run on a part of the batch per device.
+    (r"(^|/)((encoder|decoder)/.*|quant_conv|post_quant_conv)/kernel$", ()),
+    (r"(^|/)(((Conv2d|Mixed)_.*/conv|fc)/kernel|bn/(mean|var))$", ()),
 )
 
 

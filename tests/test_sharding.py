@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ import tiny_runs
 from jax.sharding import Mesh, PartitionSpec
 
 from lit_jax import sharding
-from lit_jax.config import DistillConfig, EmaConfig, MeshConfig
+from lit_jax.config import CONFIGS, DistillConfig, EmaConfig, MeshConfig, T5Config
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.models import zoo
 from lit_jax.models.attention import MIXERS
@@ -112,21 +113,90 @@ def test_eight_devices_equal_one(
         assert len(array.sharding.device_set) == 8
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
-@pytest.mark.parametrize("num_classes", [0, 10])
-def test_every_parameter_has_one_rule(mixer: str, num_classes: int) -> None:
-    size = tiny_runs.SIZE | {"mixer": mixer, "num_classes": num_classes}
-    shapes = zoo.abstract_params(zoo.model_config("DiT", **size))
-    placed = sharding.tree_shardings(shapes, mesh(4, 2))
-    specs = {path: leaf.spec for path, leaf in paths(placed).items()}
+# Every family at a real size, with every option that adds parameters, and the share that is split.
+COMPRESSION = {"sampling": "conv", "scale_factor": 2, "kv_compress_layer": [14, 27]}
+FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
+    **{f"DiT {mixer}": ("DiT-XL/2", {"mixer": mixer}, 0.98) for mixer in MIXERS},
+    "DiT without labels": ("DiT-S/2", {"num_classes": 0}, 0.98),
+    "LiT": ("LiT-XL/2", {}, 0.98),
+    "PixArt": (
+        "PixArt-Sigma-XL/2",
+        {"qk_norm": True, "micro_condition": True, "kv_compress_config": COMPRESSION},
+        0.98,
+    ),
+    "PixArt LiT": ("LiT-0.6B", {"micro_condition": True}, 0.98),
+    "T5 XXL": ("T5-v1.1-XXL", {}, 0.98),
+    "T5 small": ("T5-v1.1-small", {}, 0.98),
+    "AutoencoderKL": ("AutoencoderKL", {}, 0),
+    "Inception": ("Inception", {}, 0),
+}
+
+
+def test_no_family_is_forgotten() -> None:
+    named = {zoo.model_config(name, **fields).family for name, fields, _ in FAMILIES.values()}
+    assert named == set(CONFIGS)
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_every_parameter_has_one_rule(case: str) -> None:
+    name, fields, share = FAMILIES[case]
+    shapes = zoo.abstract_params(zoo.model_config(name, **fields))
+    specs = {
+        path: leaf.spec for path, leaf in paths(sharding.tree_shardings(shapes, mesh(2, 4))).items()
+    }
+    assert specs.keys() == paths(shapes).keys()
     assert all(spec == PartitionSpec() for path, spec in specs.items() if path.endswith("bias"))
-    split = sum(
-        leaf.size
-        for path, leaf in paths(shapes).items()
-        if "fsdp" in jax.tree.leaves([*specs[path]])
-    )
-    assert split > 0.9 * zoo.count_params(shapes)
+    split = sum(leaf.size for path, leaf in paths(shapes).items() if "fsdp" in specs[path])
+    total = zoo.count_params(shapes)
+    assert share * total <= split <= (total if share else 0)
     assert all(spec[:1] != PartitionSpec("fsdp") for p, spec in specs.items() if "blocks" in p)
+    # The moments of an optimiser lie where their parameters lie.
+    prefixed = paths(sharding.tree_shardings({"opt_state": {"0": {"mu": shapes}}}, mesh(2, 4)))
+    assert {path: leaf.spec for path, leaf in prefixed.items()} == {
+        f"opt_state/0/mu/{path}": spec for path, spec in specs.items()
+    }
+
+
+# --- a text encoder on eight devices ---
+
+ENCODER = T5Config(vocab_size=60, d_model=24, d_kv=8, d_ff=40, num_layers=5, num_heads=2)
+
+
+def encoder_on(on: Mesh) -> tuple[Any, Any, Any]:
+    """Compiled encoder, its parameters and a batch of 8, placed on `on`."""
+    params = on_mesh(tiny_runs.random_params(ENCODER), on)
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 17, (8, 1))
+    batch = sharding.place_batch(
+        {
+            "ids": generator.integers(0, 60, (8, 16)).astype(np.int32),
+            "mask": (np.arange(16) < lengths).astype(np.int32),
+        },
+        on,
+    )
+    encode = jax.jit(zoo.apply_fn(ENCODER), out_shardings=sharding.batch_sharding(on))
+    return encode.lower(params, batch["ids"], batch["mask"]).compile(), params, batch
+
+
+def test_text_encoder_on_eight_devices_equals_one() -> None:
+    outputs = []
+    for data, fsdp in ((1, 1), (2, 4)):
+        encode, params, batch = encoder_on(mesh(data, fsdp))
+        outputs.append(np.asarray(encode(params, batch["ids"], batch["mask"])))
+        for name, split in (("wi_0", (5, 24 // fsdp, 40)), ("wo", (5, 40 // fsdp, 24))):
+            kernel = params["blocks"]["mlp"][name]["kernel"]
+            assert {shard.data.shape for shard in kernel.addressable_shards} == {split}
+    expected, found = outputs
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_text_encoder_gathers_one_layer_at_a_time() -> None:
+    """No device ever holds a kernel of all five layers."""
+    program = encoder_on(mesh(2, 4))[0].as_text()
+    shapes = set(re.findall(r"f32\[([\d,]*)\]", program))
+    assert "24,40" in shapes and "5,6,40" in shapes, "not the program this test is about"
+    assert "5,24,40" not in shapes and "5,40,24" not in shapes
 
 
 def test_rules_that_are_missing_or_conflict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,24 @@
 """PyTorch checkpoint -> model folder, and back. The only program here that imports torch.
 
     convert_torch_ckpt.py --src DiT-XL-2-256x256.pt --dst models/dit_xl2 --model DiT-XL/2 --verify
+    convert_torch_ckpt.py --src pipeline/vae --dst models/sdxl_vae
     convert_torch_ckpt.py --src small.safetensors --dst models/small --model DiT --set num_heads=4
     convert_torch_ckpt.py --export --src runs/lit --dst lit.safetensors --layout lit
 
-torch is needed for .pt, .pth and .bin files and for --verify, never for .safetensors. User errors
-end with one message on stderr and exit code 2, before anything is written; a failed --verify with
-exit code 1, nothing written either.
+torch is needed for .pt, .pth and .bin files and for --verify, never for .safetensors. A checkpoint
+passes through tensor by tensor, so it may be larger than the memory. User errors end with one
+message on stderr and exit code 2, before anything is written; a failed --verify with exit code 1,
+nothing written either.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
-import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +28,47 @@ if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
+from tqdm import tqdm
 
-from lit_jax.config import DiTConfig, architecture
-from lit_jax.models.zoo import Params, count_params
-from lit_jax.weights.convert import StateDict, export_params, import_params
+from lit_jax.config import NetworkConfig, architecture
+from lit_jax.models.zoo import count_params
+from lit_jax.weights.convert import Import, export_params, start_import
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.files import (
-    only_weight_file,
-    read_safetensors,
+    SAFETENSORS,
+    Reader,
+    SafetensorsReader,
+    Source,
+    fingerprint,
+    join_shards,
+    locate,
     sha256,
+    without_wrappers,
+    write_json,
     write_safetensors,
 )
 from lit_jax.weights.folder import (
+    PARAMS,
     check_destination,
     check_parents,
+    leftovers,
     load_model_dir,
-    save_model_dir,
+    staged_model_dir,
+    write_config,
 )
-from lit_jax.weights.tables import LAYOUTS, MIXER_LAYOUTS
+from lit_jax.weights.hub import hub_config
+from lit_jax.weights.pairing import StateDict, layout_named, unwritten
+from lit_jax.weights.streaming import write_unread
+from lit_jax.weights.tables import EXPORT_LAYOUTS, HUB_LAYOUTS, Layout, layout_of
+from tools.torch_files import TORCH, TorchReader, import_torch, write_torch
+from tools.verification import VerificationError, verify
 
-SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth", ".bin")
-
-VERIFY_TOLERANCE = 2e-5
-"""Largest accepted difference between torch and flax, relative to the largest output."""
-
-
-class VerificationError(Exception):
-    """The converted model computes something else than the checkpoint."""
+DTYPES = ("float32", "bfloat16")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    args = _parser().parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the program; returns the exit code."""
+    args = _parser().parse_args(argv)
     try:
         if args.export:
             export_checkpoint(args)
@@ -71,122 +83,185 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened source: its tensors by their own keys, what it says about itself."""
+
+    source: Source
+    state: StateDict
+    stored: dict[str, Any]
+    kind: str
+
+
 def import_checkpoint(args: argparse.Namespace) -> None:
-    """Torch or safetensors file -> model folder."""
+    """Torch, safetensors or Hugging Face files -> model folder."""
     if args.layout:
         raise ValueError("--layout belongs to --export; on import the keys tell the layout")
-    src = _source_file(args.src)
+    source = locate(args.src, SAFETENSORS + TORCH)
     check_destination(args.dst, args.overwrite)
     if args.verify:
-        _import_torch("--verify")
-    state, stored, kind = read_checkpoint(src, args.weights)
-    config = detect_config(state, args.model, parse_settings(args.set), stored)
-    params, report = import_params(state, config, _progress)
-    if args.verify:
-        verify(state, config, params)
-    provenance = {
-        "source": src.name,
-        "sha256": sha256(src),
-        "weights": kind,
-        "layout": MIXER_LAYOUTS[config.mixer],
-        "dropped": report.dropped,
-    }
-    save_model_dir(args.dst, config, params, provenance, args.overwrite)
-    print(f"{report.used} keys used ({kind} weights), {report.parameters:,} parameters")
-    for key, reason in report.dropped.items():
+        import_torch("--verify")
+    checkpoint = open_checkpoint(source, args.weights)
+    state = checkpoint.state
+    layout = layout_of(list(state))
+    config = detect_config(
+        state, args.model, parse_settings(args.set), checkpoint.stored, source.hub, layout
+    )
+    work = start_import(state, config, layout)
+    _check_space(Path(args.dst), work, args.dtype)
+    with staged_model_dir(args.dst, args.overwrite) as staged:
+        _write_parameters(work, staged, args.dtype)
+        provenance = fingerprint(source.files) | {
+            "source": source.name,
+            "weights": checkpoint.kind,
+            "layout": layout.name,
+            "dtype": args.dtype,
+            "dropped": work.dropped,
+        }
+        write_config(staged, config, provenance)
+        if args.verify:
+            verify(state, layout, staged, args.dtype)
+    print(f"{work.used} keys used ({checkpoint.kind} weights), {work.parameters:,} parameters")
+    for key, reason in _summary(work.dropped).items():
         print(f"dropped {key}: {reason}")
     print("model: " + " ".join(f"{k}={v}" for k, v in architecture(config).items()))
     print(f"sha256 of the source: {provenance['sha256']}")
+    for note in work.notes:
+        print(f"note: {note}")
+    for folder in leftovers(args.dst):
+        print(f"note: {folder} was left by a conversion that was killed; it can be deleted")
     print(f"wrote {args.dst}")
 
 
+def open_checkpoint(source: Source, weights: str | None) -> Checkpoint:
+    """All tensors of the source's files, unread yet, without the prefixes of wrappers."""
+
+    def open_file(path: Path) -> Reader:
+        if path.suffix not in SAFETENSORS:
+            return TorchReader(path, weights)
+        if weights == "ema":
+            raise ValueError(f"{path} holds one set of weights and no 'ema'; leave --weights out")
+        return SafetensorsReader(path)
+
+    tensors, readers = join_shards(source, open_file)
+    if not tensors:
+        raise ValueError(f"{source.name} holds no tensors")
+    names = without_wrappers(tensors)
+    state = {names[key]: tensor for key, tensor in tensors.items()}
+    stored = getattr(readers[0], "stored", {})
+    return Checkpoint(source, state, stored, getattr(readers[0], "kind", "model"))
+
+
+def _write_parameters(work: Import, folder: Path, dtype: str) -> None:
+    """Streams all parameters into the folder, with a progress bar, and checks what was read."""
+    pace = 0.2 if sys.stderr.isatty() else 10.0
+    with tqdm(total=work.parameters, unit_scale=True, desc="converting", mininterval=pace) as bar:
+        work.progress = lambda done, total: bar.update(done - bar.n) and None
+        # Importing ml_dtypes (with jax) taught numpy the name "bfloat16".
+        write_unread(folder / PARAMS, work.unread(np.dtype(dtype)))
+    work.finish()
+
+
+def _check_space(dst: Path, work: Import, dtype: str) -> None:
+    """Raises ValueError when the disk cannot hold the parameters."""
+    needed = work.parameters * np.dtype(dtype).itemsize
+    parent = next(p for p in dst.absolute().parents if p.is_dir())
+    free = shutil.disk_usage(parent).free
+    if free < needed:
+        raise ValueError(
+            f"{parent} has {free / 1e9:.1f} GB free; the parameters need {needed / 1e9:.1f} GB in"
+            f" {dtype}. Free some space, or choose another --dst"
+        )
+
+
+def _summary(dropped: Mapping[str, str]) -> dict[str, str]:
+    """The dropped keys in few lines: one for every reason."""
+    keys: dict[str, list[str]] = {}
+    for key, reason in dropped.items():
+        keys.setdefault(reason, []).append(key)
+    return {
+        names[0] if len(names) == 1 else f"{len(names)} keys ({names[0]}, ...)": reason
+        for reason, names in keys.items()
+    }
+
+
 def export_checkpoint(args: argparse.Namespace) -> None:
-    """Model folder or training workdir -> torch or safetensors file in an official layout."""
+    """Model folder or training workdir -> file or folder in the layout of a PyTorch project."""
     given = {"--model": args.model, "--set": args.set, "--weights": args.weights}
     if unused := [flag for flag, value in given.items() if value]:
         raise ValueError(f"{', '.join(unused)} belong(s) to import; the folder knows its model")
     if args.verify:
         raise ValueError("--verify belongs to import; import the exported file with --verify")
     if not args.layout:
-        raise ValueError(f"--export needs --layout ({' | '.join(LAYOUTS)})")
+        raise ValueError(f"--export needs --layout ({' | '.join(EXPORT_LAYOUTS)})")
     dst = Path(args.dst)
-    if dst.suffix not in SAFETENSORS + TORCH:
+    as_folder = args.layout in HUB_LAYOUTS
+    if not as_folder and dst.suffix not in SAFETENSORS + TORCH:
         raise ValueError(f"--dst {dst} must end in {', '.join(SAFETENSORS + TORCH)}")
-    if dst.is_dir() or (dst.exists() and not args.overwrite):
+    if as_folder and dst.suffix in SAFETENSORS + TORCH:
+        raise ValueError(f"--dst {dst} is a file; layout {args.layout!r} is a folder of files")
+    if (dst.is_dir() and not as_folder) or (dst.exists() and not args.overwrite):
         raise ValueError(f"{dst} exists; pass --overwrite to replace it")
     check_parents(dst)
     if not Path(args.src).exists():
         raise ValueError(f"no such model folder: {args.src}")
     config, params = load_model_dir(args.src)
-    state = export_params(params, config, args.layout)
+    layout = layout_named(config, args.layout)
+    state = export_params(params, config, layout)
     dst.parent.mkdir(parents=True, exist_ok=True)
-    if dst.suffix in SAFETENSORS:
-        write_safetensors(dst, state, config)
+    if as_folder:
+        written = _write_hub_folder(dst, state, config)
     else:
-        _write_torch(dst, state)
-    print(f"{len(state)} keys, {count_params(params):,} parameters, layout {args.layout}")
-    print(f"sha256: {sha256(dst)}")
+        written = dst
+        if dst.suffix in SAFETENSORS:
+            write_safetensors(dst, state, config)
+        else:
+            write_torch(dst, state)
+    print(f"{len(state)} keys, {count_params(params):,} parameters, layout {layout.name}")
+    for note in export_notes(state, config, layout):
+        print(f"note: {note}")
+    print(f"sha256: {sha256(written)}")
     print(f"wrote {dst}")
 
 
-def read_checkpoint(path: Path, weights: str | None) -> tuple[StateDict, dict[str, Any], str]:
-    """State dict, stored architecture ({} if none), and which weights these are."""
-    if path.suffix in SAFETENSORS:
-        content, stored = read_safetensors(path)
-    else:
-        content, stored = _read_torch(path), {}
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{path} is a {type(content).__name__}, not a dict of tensors")
-    sets = [name for name in ("ema", "model") if isinstance(content.get(name), Mapping)]
-    if not sets:
-        if weights == "ema":
-            raise ValueError(f"{path} holds one set of weights and no 'ema'; leave --weights out")
-        return _as_arrays(path, content), stored, "model"
-    kind = weights or sets[0]
-    if kind not in sets:
-        raise ValueError(f"{path} has no {kind!r} weights; it has {', '.join(sets)}")
-    return _as_arrays(path, content[kind]), stored, kind
+def _write_hub_folder(dst: Path, state: Mapping[str, np.ndarray], config: NetworkConfig) -> Path:
+    """config.json and the weight file; a folder is replaced only where these two files are."""
+    content, name = hub_config(config)
+    if dst.exists() and (not dst.is_dir() or set(os.listdir(dst)) - {"config.json", name}):
+        raise ValueError(f"{dst} exists and is not an exported folder; choose another destination")
+    dst.mkdir(exist_ok=True)
+    write_safetensors(dst / name, state, config)
+    write_json(dst / "config.json", content)
+    return dst / name
 
 
-def verify(state: StateDict, config: DiTConfig, params: Params) -> None:
-    """Runs the torch reference on the checkpoint and the flax model on `params`, same inputs.
-
-    Prints max |difference| per output. Raises VerificationError above VERIFY_TOLERANCE.
-    """
-    torch = _import_torch("--verify")
-    import jax
-
-    from lit_jax.models.zoo import apply_fn
-    from tools.torch_reference import forward
-
-    rng = np.random.default_rng(0)
-    batch = 3
-    x = rng.standard_normal((batch, config.in_channels, *config.image_size)).astype(np.float32)
-    t = np.array([0.0, 417.5, 999.0], np.float32)
-    # The last row of the label table is the null class where there is one.
-    last = config.num_classes - (config.null_label is None)
-    y = np.array([0, last // 2, last]) if config.num_classes else None
-    weights = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in state.items()}
-    with torch.inference_mode():
-        labels = None if y is None else torch.from_numpy(y)
-        expected = forward(
-            weights, architecture(config), torch.from_numpy(x), torch.from_numpy(t), labels
-        ).numpy()
-    with jax.default_matmul_precision("highest"):
-        got = jax.jit(apply_fn(config))(params, x.transpose(0, 2, 3, 1), t, y)
-    got = np.asarray(got).transpose(0, 3, 1, 2)
-    limit = VERIFY_TOLERANCE * float(np.abs(expected).max())
-    C = config.in_channels
-    worst = 0.0
-    for name, channels in (("noise", slice(0, C)), ("variance", slice(C, 2 * C))):
-        if got[:, channels].size:
-            difference = float(np.abs(got[:, channels] - expected[:, channels]).max())
-            worst = max(worst, difference)
-            print(f"verify {name}: max |difference| {difference:.3g} (limit {limit:.3g})")
-    if not worst <= limit:
-        raise VerificationError(
-            f"flax and torch outputs differ by {worst:.3g}, limit {limit:.3g}; nothing was written"
+def export_notes(
+    state: Mapping[str, np.ndarray], config: NetworkConfig, layout: Layout
+) -> list[str]:
+    """What the reader of the exported file should know."""
+    notes = []
+    if missing := unwritten(config, layout):
+        notes.append(f"layout {layout.name!r} has no place for {', '.join(missing)}; not written")
+    if layout.config().family == "DiT" and layout.name == "diffusers":
+        notes.append(
+            "diffusers computes the timestep embedding of DiT with other frequencies than the"
+            f" official model, so its outputs differ{_deviation(state, config)}"
         )
+    return notes
+
+
+def _deviation(state: Mapping[str, np.ndarray], config: NetworkConfig) -> str:
+    """By how much diffusers' output differs on these weights, measured where it is installed."""
+    try:
+        import torch
+
+        from tools.torch_reference import diffusers_deviation
+
+        tensors = {key: torch.from_numpy(value) for key, value in state.items()}
+        value = diffusers_deviation(tensors, architecture(config))
+    except (ImportError, ValueError):
+        return " (0.2 relative is typical; with torch and diffusers installed it is measured here)"
+    return f": by {value:.2g} relative on these weights, mostly at large timesteps"
 
 
 def parse_settings(settings: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -215,80 +290,17 @@ def _value(text: str) -> Any:
     return text
 
 
-def _source_file(src: str) -> Path:
-    path = Path(src)
-    if path.is_dir():
-        return only_weight_file(path, SAFETENSORS + TORCH)
-    if not path.is_file():
-        raise ValueError(f"no such file: {path}")
-    if path.suffix not in SAFETENSORS + TORCH:
-        raise ValueError(f"--src {path} must end in {', '.join(SAFETENSORS + TORCH)}")
-    return path
-
-
-def _import_torch(purpose: str) -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(
-            f"{purpose} needs torch: pip install 'lit_jax[convert]' (.safetensors files do not)"
-        ) from None
-    return torch
-
-
-def _read_torch(path: Path) -> Any:
-    """The content of a torch file, without running code from it; arguments of train.py allowed."""
-    torch = _import_torch(f"a {path.suffix} file")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # Files from before torch 1.6 are no zip archives and cannot be mapped.
-            mapped = zipfile.is_zipfile(path)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as plain tensors ({reason}). Files that need other Python"
-            " objects to unpickle are refused, since unpickling runs code; save the state dict"
-            " alone: torch.save(model.state_dict(), FILE)"
-        ) from error
-
-
-def _as_arrays(path: Path, content: Any) -> dict[str, Any]:
-    """Torch tensors as float arrays (views where possible); what has a shape already stays."""
-    result = {}
-    for key, value in content.items():
-        if not hasattr(value, "shape"):
-            raise ValueError(f"{path}: entry {key!r} is {type(value).__name__}, not a tensor")
-        if hasattr(value, "detach"):
-            value = value.detach()
-            # numpy has no bfloat16 of its own.
-            value = (value.float() if value.is_floating_point() else value).numpy()
-        result[key] = value
-    return result
-
-
-def _write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    torch = _import_torch(f"a {path.suffix} file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save({key: torch.from_numpy(value) for key, value in state.items()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _progress(done: int, total: int) -> None:
-    if done == total or done % 50 == 0:
-        print(f"{done}/{total} tensors", flush=True)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--src", required=True, help="checkpoint file or its folder; with --export a model folder"
+        "--src",
+        required=True,
+        help="checkpoint file, index of shards or their folder; with --export a model folder",
     )
-    parser.add_argument("--dst", required=True, help="model folder; with --export a file")
-    parser.add_argument("--model", help="named size (DiT-XL/2) or family (DiT, LiT)")
+    parser.add_argument(
+        "--dst", required=True, help="model folder; with --export a file or (diffusers) a folder"
+    )
+    parser.add_argument("--model", help="named size (DiT-XL/2) or family (DiT, LiT, PixArt, ...)")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -297,11 +309,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="architecture fields that the file does not tell, e.g. num_heads=4",
     )
-    parser.add_argument("--weights", choices=("model", "ema"), help="default: ema where present")
+    parser.add_argument(
+        "--weights", choices=("model", "ema"), help="default: what the official sampler loads"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written numbers")
     parser.add_argument("--verify", action="store_true", help="compare with a torch forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
-    parser.add_argument("--export", action="store_true", help="model folder -> checkpoint file")
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="key layout of --export")
+    parser.add_argument("--export", action="store_true", help="model folder -> PyTorch checkpoint")
+    parser.add_argument("--layout", choices=EXPORT_LAYOUTS, help="key layout of --export")
     return parser
 
 

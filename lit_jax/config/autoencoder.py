@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from lit_jax.config.typed import limit, require
 
@@ -44,3 +45,22 @@ class AutoencoderConfig:
     def downsampling(self) -> int:
         """Image pixels per latent pixel, along one axis."""
         return int(2 ** (len(self.block_out_channels) - 1))
+
+
+_RELEASED: dict[str, Any] = {
+    "family": "AutoencoderKL",
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "norm_num_groups": 32,
+}
+
+# One architecture, two sets of weights: the scales are those published with them (Stable Diffusion
+# 1.x and its fine-tuned decoders, also DiT and PixArt-alpha; SDXL, also PixArt-Sigma).
+SIZES: dict[str, dict[str, Any]] = {
+    "SD-VAE": _RELEASED | {"scaling_factor": 0.18215},
+    "SDXL-VAE": _RELEASED | {"scaling_factor": 0.13025},
+}
+"""Named autoencoders -> fields of AutoencoderConfig."""

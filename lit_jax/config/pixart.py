@@ -5,16 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_jax.config.dit import Size
-from lit_jax.config.typed import limit, require
+from lit_jax.config.typed import limit, require, unknown_name
 
 KV_SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
+"""How key and value tokens are compressed: learned filters, nearest pixel of a smaller grid, every
+s-th row and column, every s-th token."""
+
+OFFICIAL_HEADS = {1152: 16}
+"""Hidden size of the published models -> softmax heads."""
 
 
 @dataclass(frozen=True)
 class KVCompressConfig:
     """Key/value token compression of PixArt-Sigma: which layers, how, and by which factor per axis.
 
-    Field names and values are those of the official configuration files.
+    Field names and values are those of the official configuration files. Layers count from 0.
     """
 
     sampling: str = "conv"
@@ -22,18 +27,27 @@ class KVCompressConfig:
     kv_compress_layer: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.kv_compress_layer, list):
-            object.__setattr__(self, "kv_compress_layer", tuple(self.kv_compress_layer))
+        if self.sampling not in KV_SAMPLINGS:
+            raise unknown_name("kv_compress_config.sampling", self.sampling, KV_SAMPLINGS)
+        limit(self, "an integer of at least 1", "kv_compress_config.scale_factor")
+        # Parameters of compressed layers are stacked in this order.
+        object.__setattr__(self, "kv_compress_layer", tuple(sorted(set(self.kv_compress_layer))))
 
 
 @dataclass(frozen=True)
 class PixArtConfig:
     """Architecture of a PixArt-alpha, PixArt-Sigma or text-to-image LiT.
 
-    Arguments carry the names of the official implementation. `input_size` is the nominal size: the
-    network takes any height and width, and positions are scaled to the nominal token grid.
-    `model_max_length` is the number of tokens of the stored null caption, None when the model holds
-    none (diffusers files do not).
+    Arguments carry the names of the official implementation. `input_size` is the nominal size, a
+    side or (height, width): the network takes any height and width, and positions are scaled to the
+    nominal token grid, axis by axis. `model_max_length` is the number of tokens of the stored null
+    caption, None when the model holds none (diffusers files do not). A `kv_compress_config` without
+    layers, or of factor 1, compresses nothing and is None.
+
+    `num_heads` counts softmax heads for `mixer="softmax"` and linear-attention heads otherwise. The
+    cross-attention is softmax in either case; `cross_num_heads` are its heads. None means as many
+    as the softmax self-attention has; beside a linear mixer it means those of the published model
+    of this width, or `num_heads` when there is none.
     """
 
     family: str = "PixArt"
@@ -44,6 +58,7 @@ class PixArtConfig:
     hidden_size: int = 1152
     depth: int = 28
     num_heads: int = 16
+    cross_num_heads: int | None = None
     mlp_ratio: float = 4.0
     caption_channels: int = 4096
     model_max_length: int | None = 300
@@ -69,11 +84,42 @@ class PixArtConfig:
         limit(self, "positive", "mlp_ratio", "pe_interpolation")
         limit(self, "in [0, 1)", "class_dropout_prob")
         limit(self, "odd, or None", "kernel_size")
-        size, patch, D, heads = self.input_size, self.patch_size, self.hidden_size, self.num_heads
+        for name in ("model_max_length", "cross_num_heads"):
+            if getattr(self, name) is not None:
+                limit(self, "an integer of at least 1", name)
+        size, patch, D = self.input_size, self.patch_size, self.hidden_size
+        pair = isinstance(size, int) or len(size) == 2
+        require(pair, f"input_size is {size}; it must be a side or (height, width)")
         tiled = all(side > 0 and side % patch == 0 for side in self.image_size)
         require(tiled, f"input_size {size} is not a multiple of patch_size {patch}")
-        require(D % heads == 0, f"hidden_size {D} is not divisible by num_heads {heads}")
+        for name, heads in (("num_heads", self.num_heads), ("cross_num_heads", self.cross_heads)):
+            require(D % heads == 0, f"hidden_size {D} is not divisible by {name} {heads}")
         require(D % 4 == 0, f"hidden_size {D} is not divisible by 4, as the position table needs")
+        require(
+            D % 3 == 0 or not self.micro_condition,
+            f"hidden_size {D} is not divisible by 3, as micro_condition needs (height, width and"
+            " aspect ratio take a third each)",
+        )
+        self._check_softmax_options()
+
+    def _check_softmax_options(self) -> None:
+        """qk_norm and key/value compression are parts of softmax attention."""
+        compression = self.kv_compress_config
+        if compression is not None:
+            if not compression.kv_compress_layer or compression.scale_factor == 1:
+                object.__setattr__(self, "kv_compress_config", None)
+            for layer in compression.kv_compress_layer:
+                require(
+                    isinstance(layer, int) and 0 <= layer < self.depth,
+                    f"kv_compress_config.kv_compress_layer has layer {layer!r}; the layers of a"
+                    f" model of depth {self.depth} are 0..{self.depth - 1}",
+                )
+        for name in ("qk_norm", "kv_compress_config"):
+            require(
+                self.mixer == "softmax" or not getattr(self, name),
+                f"{name} belongs to softmax attention, but the mixer is {self.mixer!r}; leave"
+                f" {name} out or set mixer='softmax'",
+            )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -89,9 +135,29 @@ class PixArtConfig:
         return height // self.patch_size, width // self.patch_size
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens of the nominal grid."""
+        return self.grid[0] * self.grid[1]
+
+    @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learn_sigma else 1)
 
     @property
     def mlp_width(self) -> int:
         return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def cross_heads(self) -> int:
+        """Heads of the cross-attention."""
+        if self.cross_num_heads is not None:
+            return self.cross_num_heads
+        if self.mixer == "softmax":
+            return self.num_heads
+        return OFFICIAL_HEADS.get(self.hidden_size, self.num_heads)
+
+    @property
+    def compressed_layers(self) -> tuple[int, ...]:
+        """Layers whose key and value tokens are compressed, ascending."""
+        compression = self.kv_compress_config
+        return () if compression is None else compression.kv_compress_layer

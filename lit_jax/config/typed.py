@@ -67,6 +67,8 @@ def typed_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
 def _typed(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`; integers are accepted where floats are asked for."""
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
         if not isinstance(value, Mapping):
             raise ValueError(f"{where} is {value!r}; it must be a group of keys")
         return from_mapping(hint, value, where)  # type: ignore[arg-type]

@@ -19,20 +19,21 @@ from lit_jax.diffusion.gaussian import (
     epsilon_from_x_start,
     original_timesteps,
     p_mean_variance,
+    predict_x_start,
     q_mean_variance,
     q_posterior,
     q_sample,
     split_output,
 )
+from lit_jax.diffusion.likelihood import discretised_log_likelihood, gaussian_kl
 from lit_jax.diffusion.schedule import REFERENCE_STEPS
 
 Losses = dict[str, jax.Array]
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 NoiseFn = Callable[[jax.Array], jax.Array]
 
-# Half the width of one of the 256 grey levels of data scaled to [-1, 1].
-HALF_BIN = 1.0 / 255.0
-SMALLEST_PROBABILITY = 1e-12
+# Last step index at which the `snr_mse` loss compares x_0; later ones compare the noise.
+LAST_X_START_STEP = 249
 
 
 class VariationalTerm(NamedTuple):
@@ -45,60 +46,6 @@ class VariationalTerm(NamedTuple):
 def image_mean(values_BxHxWxC: jax.Array) -> jax.Array:
     """Mean over everything but the batch, [B]."""
     return jnp.mean(values_BxHxWxC, axis=tuple(range(1, values_BxHxWxC.ndim)))
-
-
-def gaussian_kl(
-    mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array
-) -> jax.Array:
-    """KL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise over broadcast arguments."""
-    return 0.5 * (
-        -1.0
-        + log_variance2
-        - log_variance1
-        + jnp.exp(log_variance1 - log_variance2)
-        + jnp.square(mean1 - mean2) * jnp.exp(-log_variance2)
-    )
-
-
-@jax.custom_jvp
-def saturating_tanh(u: jax.Array) -> jax.Array:
-    """tanh, correct to the last bit where it approaches 1, elementwise float32.
-
-    The tails of the likelihood are log(1 - tanh): one unit in the last place of tanh is a factor
-    of two there, and XLA's own tanh reaches 1 too early (|u| = 8.0 in place of 9.0). The
-    derivative is formed from the rounded value, so that the slope of log(1 - tanh) stays 2.
-    """
-    decay = jnp.exp(-2.0 * jnp.abs(u))
-    return jnp.where(
-        jnp.abs(u) < 1.0, jnp.tanh(u), jnp.sign(u) * (1.0 - 2.0 * decay / (1.0 + decay))
-    )
-
-
-saturating_tanh.defjvps(lambda tangent, tanh_u, u: tangent * (1.0 - tanh_u) * (1.0 + tanh_u))
-
-
-def normal_cdf(z: jax.Array) -> jax.Array:
-    """Standard normal distribution function in the tanh approximation that iDDPM trains with."""
-    return 0.5 * (1.0 + saturating_tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
-
-
-def discretised_log_likelihood(
-    x_BxHxWxC: jax.Array, mean_BxHxWxC: jax.Array, log_scale: jax.Array
-) -> jax.Array:
-    """Log probability in nats of the grey level of x under a Gaussian, DDPM Eq. 13, elementwise.
-
-    log_scale: logarithm of the standard deviation. The bins at -1 and 1 reach to infinity.
-    """
-    centred_BxHxWxC = x_BxHxWxC - mean_BxHxWxC
-    inverse = jnp.exp(-log_scale)
-    cdf_upper = normal_cdf(inverse * (centred_BxHxWxC + HALF_BIN))
-    cdf_lower = normal_cdf(inverse * (centred_BxHxWxC - HALF_BIN))
-    probability = jnp.where(
-        x_BxHxWxC < -0.999,
-        cdf_upper,
-        jnp.where(x_BxHxWxC > 0.999, 1.0 - cdf_lower, cdf_upper - cdf_lower),
-    )
-    return jnp.log(jnp.maximum(probability, SMALLEST_PROBABILITY))
 
 
 def variational_term(
@@ -138,6 +85,34 @@ def simple_term(
     return image_mean(jnp.square(target_BxHxWxC - prediction_BxHxWxC))
 
 
+def switched_term(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> jax.Array:
+    """L_simple with the target of PixArt's option `snr`: mean squared error of x_0 up to step 249,
+    of the noise after it, [B].
+
+    The prediction of either mean type is converted to what the step compares: an error in epsilon
+    counts (1 - abar) / abar times in x_0, so that early steps weigh less. Steps are those of the
+    process, also when it is respaced.
+    """
+    prediction_BxHxWxC, _ = split_output(process, model_out_BxHxWxK, x_start_BxHxWxC.shape[-1])
+    x_0_BxHxWxC = predict_x_start(process, prediction_BxHxWxC, x_t_BxHxWxC, i_B)
+    epsilon_BxHxWxC = prediction_BxHxWxC
+    if process.mean_type == "x_start":
+        epsilon_BxHxWxC = epsilon_from_x_start(process, x_t_BxHxWxC, prediction_BxHxWxC, i_B)
+    error_BxHxWxC = jnp.where(
+        (i_B <= LAST_X_START_STEP)[:, None, None, None],
+        x_start_BxHxWxC - x_0_BxHxWxC,
+        noise_BxHxWxC - epsilon_BxHxWxC,
+    )
+    return image_mean(jnp.square(error_BxHxWxC))
+
+
 def variance_term(
     process: GaussianProcess,
     model_out_BxHxWxK: jax.Array,
@@ -170,6 +145,20 @@ def mse_loss(
         return {"loss": mse_B, "mse": mse_B}
     vb_B = vb_weight * variance_term(process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B)
     return {"loss": mse_B + vb_B, "mse": mse_B, "vb": vb_B}
+
+
+def snr_mse_loss(
+    process: GaussianProcess,
+    model_out_BxHxWxK: jax.Array,
+    x_start_BxHxWxC: jax.Array,
+    x_t_BxHxWxC: jax.Array,
+    i_B: jax.Array,
+    noise_BxHxWxC: jax.Array,
+) -> Losses:
+    """`mse_loss` with `switched_term` in place of `simple_term`: PixArt's option `snr`."""
+    arguments = (process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC)
+    losses = mse_loss(*arguments) | {"mse": switched_term(*arguments)}
+    return losses | {"loss": losses["mse"] + losses.get("vb", 0.0)}
 
 
 def rescaled_mse_loss(
@@ -220,6 +209,7 @@ def rescaled_kl_loss(
 LOSSES: dict[str, Callable[..., Losses]] = {
     "mse": mse_loss,
     "rescaled_mse": rescaled_mse_loss,
+    "snr_mse": snr_mse_loss,
     "kl": kl_loss,
     "rescaled_kl": rescaled_kl_loss,
 }

@@ -64,11 +64,21 @@ class Dense(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Linear, GELU (tanh approximation), Linear: [..., D] -> [..., D]."""
+    """Linear, GELU (tanh approximation), Linear: [..., width] -> [..., out], `width` by default."""
 
-    def __init__(self, width: int, hidden: int, *, dtype: str, rngs: nnx.Rngs) -> None:
-        self.fc1 = Dense(width, hidden, dtype=dtype, rngs=rngs)
-        self.fc2 = Dense(hidden, width, dtype=dtype, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        out: int | None = None,
+        *,
+        kernel_init: Initializer | None = None,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        out = width if out is None else out
+        self.fc1 = Dense(width, hidden, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+        self.fc2 = Dense(hidden, out, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=True))
@@ -80,6 +90,23 @@ def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
     centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     return (centred * jax.lax.rsqrt(variance + eps)).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Layer norm with learned scale and bias over the last axis, a float32 island.
+
+    eps is that of torch's default, which the official code uses wherever the norm is learned.
+    """
+
+    EPS = 1e-5
+
+    def __init__(self, width: int) -> None:
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        normal = layer_norm(x.astype(jnp.float32), self.EPS)
+        return (normal * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 def modulate(x_BxNxD: jax.Array, shift_BxD: jax.Array, scale_BxD: jax.Array) -> jax.Array:
@@ -124,13 +151,13 @@ class LabelEmbedder(nnx.Module):
         return jnp.take(self.embedding[...].astype(self.dtype), label_B, axis=0)
 
 
-def sincos_position_table(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed two-dimensional sine-cosine table of DiT: float32 [rows * columns, width].
+def sincos_table(rows_R: np.ndarray, columns_C: np.ndarray, width: int) -> np.ndarray:
+    """Sine-cosine code of every (row, column) position: float32 [R * C, width].
 
     Row-major tokens; the first half of the channels encodes the column, the second half the row;
     each half is [sin, cos]. float64 mathematics, cast at the end.
     """
-    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    rows, columns = np.meshgrid(rows_R, columns_C, indexing="ij")
     omega = 10000.0 ** (-np.arange(width // 4, dtype=np.float64) / (width / 4))
 
     def encode(positions: np.ndarray) -> np.ndarray:
@@ -138,6 +165,28 @@ def sincos_position_table(grid: tuple[int, int], width: int) -> np.ndarray:
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     return np.concatenate([encode(columns), encode(rows)], axis=1).astype(np.float32)
+
+
+def sincos_position_table(grid: tuple[int, int], width: int) -> np.ndarray:
+    """Fixed two-dimensional table of DiT, positions 0, 1, ...: float32 [rows * columns, width]."""
+    return sincos_table(np.arange(grid[0]), np.arange(grid[1]), width)
+
+
+def scaled_position_table(
+    grid: tuple[int, int], width: int, base: tuple[int, int], interpolation: float
+) -> np.ndarray:
+    """Fixed two-dimensional table of PixArt: float32 [rows * columns, width].
+
+    Token i of n along an axis stands at i / (n / base) / interpolation, so that a grid of any size
+    and shape spans [0, base / interpolation). float32 in this order of divisions, as upstream.
+    """
+
+    def positions(tokens: int, nominal: int) -> np.ndarray:
+        ratio = np.float32(tokens / nominal)
+        return np.arange(tokens, dtype=np.float32) / ratio / np.float32(interpolation)
+
+    rows, columns = (positions(n, b) for n, b in zip(grid, base, strict=True))
+    return sincos_table(rows, columns, width)
 
 
 def patchify(x_BxHxWxC: jax.Array, patch: int) -> jax.Array:

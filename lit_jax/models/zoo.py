@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import nnx
+from flax import nnx, traverse_util
 
-from lit_jax.config import DiTConfig, from_mapping, unknown_name
-from lit_jax.models.dit import DiT, dtype_name
+from lit_jax.config import (
+    AutoencoderConfig,
+    DiTConfig,
+    InceptionConfig,
+    NetworkConfig,
+    PixArtConfig,
+    T5Config,
+    autoencoder,
+    config_class,
+    from_mapping,
+    t5,
+    unknown_name,
+)
+from lit_jax.models.dit import dtype_name
 
 Params = dict[str, Any]
 """Nested dict of arrays, e.g. params["blocks"]["attn"]["q"]["kernel"]."""
@@ -27,6 +40,19 @@ PATCH_SIZES = (2, 4, 8)
 FAMILIES: dict[str, dict[str, Any]] = {
     "DiT": {"family": "DiT", "mixer": "softmax", "num_heads": 16},
     "LiT": {"family": "LiT", "mixer": "linear", "num_heads": 4},
+    "PixArt": {"family": "PixArt", "mixer": "softmax", "num_heads": 16},
+    "AutoencoderKL": {"family": "AutoencoderKL"},
+    "T5": {"family": "T5"},
+    "Inception": {"family": "Inception"},
+}
+
+# PixArt-alpha and PixArt-Sigma share one backbone; LiT-0.6B is the same with two linear heads
+# (LiT paper, section 4). 512 px; other resolutions set input_size and pe_interpolation.
+_XL = {"depth": 28, "hidden_size": 1152, "patch_size": 2}
+TEXT_SIZES: dict[str, dict[str, Any]] = {
+    "PixArt-Alpha-XL/2": FAMILIES["PixArt"] | _XL | {"model_max_length": 120},
+    "PixArt-Sigma-XL/2": FAMILIES["PixArt"] | _XL | {"model_max_length": 300},
+    "LiT-0.6B": FAMILIES["PixArt"] | _XL | {"mixer": "linear", "num_heads": 2},
 }
 
 
@@ -37,15 +63,30 @@ def _sizes() -> dict[str, dict[str, Any]]:
             shape = {"depth": depth, "hidden_size": width, "patch_size": patch}
             for family, heads in (("DiT", softmax_heads), ("LiT", linear_heads)):
                 rows[f"{family}-{size}/{patch}"] = FAMILIES[family] | shape | {"num_heads": heads}
+    rows |= TEXT_SIZES
+    for family, sizes in (("AutoencoderKL", autoencoder.SIZES), ("T5", t5.SIZES)):
+        rows |= {name: FAMILIES[family] | row for name, row in sizes.items()}
     return rows
 
 
 SIZES = _sizes()
-"""Named models: "DiT-S/2" ... "LiT-XL/8" -> fields of DiTConfig."""
+"""Named models: "DiT-S/2" ... "LiT-0.6B", "SD-VAE", "T5-v1.1-XXL" -> fields of their config."""
+
+ALIASES = {"pred_sigma": "learn_sigma"}
+"""Official argument names of PixArt -> what DiT, and this package, call them."""
+
+MODULES: dict[type, tuple[str, str]] = {
+    DiTConfig: ("lit_jax.models.dit", "DiT"),
+    PixArtConfig: ("lit_jax.models.pixart", "PixArt"),
+    AutoencoderConfig: ("lit_jax.models.autoencoder", "AutoencoderKL"),
+    T5Config: ("lit_jax.models.t5", "T5Encoder"),
+    InceptionConfig: ("lit_jax.models.inception", "FIDInception"),
+}
+"""Configuration -> (module, class), so that a DiT does not pay for importing a VAE."""
 
 
-def model_config(name: str, **overrides: Any) -> DiTConfig:
-    """The configuration of a named size or of a family, with `overrides` of any DiTConfig field.
+def model_config(name: str, **overrides: Any) -> Any:
+    """The configuration of a named size or of a family, with `overrides` of any of its fields.
 
     `dtype` may be a name, a numpy dtype or a scalar type like `jnp.bfloat16`. Raises ValueError for
     an unknown name or field, listing the known ones, and for a value of another type.
@@ -53,44 +94,58 @@ def model_config(name: str, **overrides: Any) -> DiTConfig:
     rows = SIZES | FAMILIES
     if name not in rows:
         raise unknown_name("model", name, rows)
-    known = [f.name for f in dataclasses.fields(DiTConfig)]
+    cls = config_class(rows[name]["family"])
+    known = [f.name for f in dataclasses.fields(cls)]
+    overrides = {ALIASES.get(k, k) if k not in known else k: v for k, v in overrides.items()}
     for key in overrides:
         if key not in known:
             raise unknown_name(f"argument of {name}", key, known)
     if "dtype" in overrides:
         overrides["dtype"] = dtype_name(overrides["dtype"])
-    return from_mapping(DiTConfig, rows[name] | overrides, name)
+    return from_mapping(cls, rows[name] | overrides, name)
 
 
-def create_model(name: str, *, seed: int = 0, **overrides: Any) -> DiT:
+def build(config: NetworkConfig, rngs: nnx.Rngs) -> Any:
+    """The freshly initialised module that `config` describes."""
+    module, name = MODULES[type(config)]
+    return getattr(importlib.import_module(module), name)(config, rngs=rngs)
+
+
+def create_model(name: str, *, seed: int = 0, **overrides: Any) -> Any:
     """A freshly initialised model.
 
     `create_model("LiT-XL/2")`, or a family with the official argument names:
     `create_model("DiT", hidden_size=96, depth=3, num_heads=4, patch_size=2, input_size=16)`.
     Wrap the call in `nnx.eval_shape` to get shapes without memory.
     """
-    return DiT(model_config(name, **overrides), rngs=nnx.Rngs(seed))
+    return build(model_config(name, **overrides), nnx.Rngs(seed))
 
 
-def init_params(config: DiTConfig, key: jax.Array) -> Params:
+def pure_params(state: nnx.State) -> Params:
+    """A state as nested dicts with string keys; the entries of a list are "0", "1", ..."""
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    return traverse_util.unflatten_dict({tuple(map(str, path)): v for path, v in flat.items()})
+
+
+def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Initial parameters as a plain nested dict; pure, so it can be jitted with out_shardings."""
-    return nnx.to_pure_dict(nnx.state(DiT(config, rngs=nnx.Rngs(key)), nnx.Param))
+    return pure_params(nnx.state(build(config, nnx.Rngs(key)), nnx.Param))
 
 
-def abstract_params(config: DiTConfig) -> Params:
+def abstract_params(config: NetworkConfig) -> Params:
     """Shapes and dtypes of the parameters, without allocating any."""
     return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
 
 
-def abstract_model(config: DiTConfig) -> tuple[nnx.GraphDef[DiT], nnx.State]:
+def abstract_model(config: NetworkConfig) -> tuple[nnx.GraphDef[Any], nnx.State]:
     """Graph definition and abstract state, the static half of the functional core."""
-    return nnx.split(nnx.eval_shape(lambda: DiT(config, rngs=nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
 
 
-def with_params(config: DiTConfig, params: Params) -> DiT:
+def with_params(config: NetworkConfig, params: Params) -> Any:
     """The model holding `params`; raises ValueError if the tree does not fit."""
     graphdef, state = abstract_model(config)
-    _check_tree(params, nnx.to_pure_dict(state))
+    _check_tree(params, pure_params(state))
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(graphdef, state)
 
@@ -112,11 +167,12 @@ def _check_tree(params: Params, expected: Params) -> None:
         raise ValueError("the parameters are not those of the config:\n  " + "\n  ".join(problems))
 
 
-def apply_fn(config: DiTConfig) -> Callable[..., jax.Array]:
-    """`f(params, x, t, cond) -> output`, the pure function of the network."""
+def apply_fn(config: NetworkConfig) -> Callable[..., Any]:
+    """`f(params, *inputs) -> output`, the pure function of a network; for a denoiser the inputs
+    are x, t and cond."""
 
-    def apply(params: Params, x: jax.Array, t: jax.Array, cond: jax.Array | None) -> jax.Array:
-        return with_params(config, params)(x, t, cond)
+    def apply(params: Params, *inputs: Any) -> Any:
+        return with_params(config, params)(*inputs)
 
     return apply
 

@@ -1,200 +1,250 @@
 """State dict <-> parameter tree, strictly: every key and every leaf is accounted for.
 
-Parameters are nested dicts of float32 numpy arrays with the blocks stacked on axis 0; a state dict
-maps official torch keys to arrays in torch layout. The pairing is the tables' alone.
+Parameters are nested dicts of float32 arrays with the blocks stacked on axis 0; a state dict maps
+torch keys to arrays in torch layout. The pairing is the tables' alone. An import reads one tensor
+at a time, so that a checkpoint larger than the memory can pass through to a model folder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import DiTConfig
+from lit_jax.config import DiTConfig, NetworkConfig, PixArtConfig
+from lit_jax.models import pixart
 from lit_jax.models.layers import sincos_position_table
-from lit_jax.models.zoo import Params, abstract_params
-from lit_jax.weights.tables import DROPPABLE, LAYOUTS, MIXER_LAYOUTS, TRANSFORMS, Row, Shape
+from lit_jax.models.zoo import Params
+from lit_jax.weights.pairing import (
+    Slot,
+    StateDict,
+    Tensor,
+    abstract_leaves,
+    layout_named,
+    slots,
+    stand_in,
+    structural_problems,
+)
+from lit_jax.weights.streaming import UnreadLeaf
+from lit_jax.weights.tables import TRANSFORMS, Layout, Shape, layout_of
 
 # Largest accepted difference of a stored position table from the analytic one, per stored dtype:
 # a few units in the last place of values up to 1.
 POSITION_TOLERANCE = {"float64": 1e-6, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
 
-
-class Tensor(Protocol):
-    """What a state dict holds: a shape now, the numbers on `np.asarray`."""
-
-    @property
-    def shape(self) -> Shape: ...
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
-
-
-StateDict = Mapping[str, Tensor]
+Progress = Callable[[int, int], None]
+"""Called with (parameters done, parameters in all) after every tensor."""
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Where one torch key lands: a table row, the block number, and the shapes on both sides."""
+class Piece:
+    """A part of a torch tensor that is one block of a leaf (`index`), or all of it (None)."""
 
-    row: Row
-    block: int | None
-    part_shape: Shape  # torch shape of each of the row's equal parts
-
-    @property
-    def source_shape(self) -> Shape:
-        return (self.part_shape[0] * len(self.row.targets), *self.part_shape[1:])
-
-    def __str__(self) -> str:
-        where = "" if self.block is None else f"[{self.block}]"
-        return ", ".join(f"{target}{where}" for target in self.row.targets)
+    key: str
+    slot: Slot
+    part: int
 
 
-@dataclass(frozen=True)
-class ImportReport:
-    """What happened to a state dict: keys used, keys dropped with the reason, scalars filled."""
+@dataclass
+class Import:
+    """A checkpoint paired with a model: leaf shapes now, numbers tensor by tensor.
 
-    used: int
-    dropped: dict[str, str]
-    parameters: int
-
-
-def slots(layout: str, config: DiTConfig) -> dict[str, Slot]:
-    """Every key that a checkpoint of `config` has in `layout`, except the droppable ones.
-
-    Raises ValueError when the layout cannot hold the mixer, or has no row for a parameter.
+    `problems` and `notes` grow while numbers are read; `finish` raises the former. `dropped` maps the keys that
+    hold no parameter to the reason.
     """
-    if layout != MIXER_LAYOUTS[config.mixer]:
-        raise ValueError(
-            f"layout {layout!r} cannot hold a model with the {config.mixer!r} mixer;"
-            f" use layout {MIXER_LAYOUTS[config.mixer]!r}"
-        )
-    leaves = traverse_util.flatten_dict(abstract_params(config), sep="/")
-    found: dict[str, Slot] = {}
-    covered: set[str] = set()
-    for row in LAYOUTS[layout]:
-        if any(target not in leaves for target in row.targets):
-            continue
-        covered.update(row.targets)
-        shape = leaves[row.targets[0]].shape
-        blocks = range(shape[0]) if row.stacked else (None,)
-        part = TRANSFORMS[row.transform].source_shape(
-            shape[1:] if row.stacked else shape, config.patch_size
-        )
-        for block in blocks:
-            found[row.source.format(i=block)] = Slot(row, block, part)
-    if uncovered := sorted(set(leaves) - covered):
-        raise ValueError(f"layout {layout!r} has no row for the parameters {', '.join(uncovered)}")
-    return found
+
+    state: StateDict
+    layout: Layout
+    config: NetworkConfig
+    expected: dict[str, Slot]
+    shapes: dict[str, Shape]
+    dropped: dict[str, str]
+    progress: Progress | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    done: int = 0
+
+    @property
+    def parameters(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+    @property
+    def used(self) -> int:
+        """Keys of the checkpoint that hold parameters."""
+        return sum(key in self.state for key in self.expected)
+
+    def pieces(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
+        """(place on the stacked axis, float32 numbers) of every piece of one leaf."""
+        for piece in self._plan[path]:
+            array, problems = _as_float32(piece.key, self.state[piece.key], piece.slot, piece.part)
+            self.problems += problems
+            self.done += array.size
+            yield piece.slot.index, TRANSFORMS[piece.slot.row.transform].to_param(array)
+            if self.progress is not None:
+                self.progress(self.done, self.parameters)
+
+    def unread(self, dtype: np.dtype) -> dict[str, UnreadLeaf]:
+        """Path -> leaf in `dtype`, to be read when it is written."""
+
+        def reader(path: str) -> Callable[[], np.ndarray]:
+            def read() -> np.ndarray:
+                leaf = np.empty(self.shapes[path], dtype)
+                for index, array in self.pieces(path):
+                    leaf[... if index is None else index] = array
+                return leaf
+
+            return read
+
+        return {path: UnreadLeaf(shape, dtype, reader(path)) for path, shape in self.shapes.items()}
+
+    def finish(self) -> None:
+        """Compares copies and the position table; raises ValueError for all problems at once."""
+        for key, slot in self.expected.items():
+            if slot.copy_of in self.state and key in self.state:
+                original, copy = (np.asarray(self.state[k]) for k in (slot.copy_of, key))
+                if not np.array_equal(original, copy):
+                    self.problems.append(f"{key!r} is not the copy of {slot.copy_of!r} it must be")
+        if "pos_embed" in self.dropped:
+            self._check_positions()
+        if self.problems:
+            raise _refusal(self.problems)
+
+    def _check_positions(self) -> None:
+        """DiT reads its table from the file, so another one is another model; the official PixArt
+        throws the stored one away and recomputes it for the size that it is asked for."""
+        assert isinstance(self.config, DiTConfig | PixArtConfig)
+        problem = position_problem(self.state["pos_embed"], self.config)
+        if problem is None:
+            return
+        if isinstance(self.config, PixArtConfig):
+            size, scale = self.config.input_size, self.config.pe_interpolation
+            self.notes.append(
+                f"{problem} with input_size {size} and pe_interpolation {scale:g}; it is recomputed"
+                " for these, as the official PixArt does. Were they not meant, pass them with --set"
+            )
+        else:
+            self.problems.append(
+                f"{problem}; this package recomputes that table and cannot hold another one. If"
+                " the grid is not square, pass --set input_size=HEIGHTxWIDTH"
+            )
+
+    def __post_init__(self) -> None:
+        self._plan: dict[str, list[Piece]] = {path: [] for path in self.shapes}
+        for key, slot in self.expected.items():
+            source = key if key in self.state else stand_in(key, self.state, self.expected)
+            if slot.copy_of is None and source is not None:
+                for part, path in enumerate(slot.leaves):
+                    self._plan[path].append(Piece(source, slot, part))
+
+
+def start_import(
+    state: StateDict,
+    config: NetworkConfig,
+    layout: Layout | None = None,
+    progress: Progress | None = None,
+) -> Import:
+    """Pairs a checkpoint with a configuration; only keys and shapes are looked at.
+
+    Raises one ValueError that lists every unused key, unfilled parameter and wrong shape, and one
+    for a layout that cannot hold the model.
+    """
+    layout = layout_named(config, (layout or layout_of(list(state))).name)
+    expected = slots(layout, config)
+    if problems := structural_problems(state, expected, layout):
+        raise _refusal(problems)
+    reasons = {key: layout.reason_to_drop(key) for key in state if key not in expected}
+    dropped = {key: reason for key, reason in reasons.items() if reason is not None}
+    shapes = {path: tuple(leaf.shape) for path, leaf in abstract_leaves(config).items()}
+    return Import(state, layout, config, expected, shapes, dropped, progress)
 
 
 def import_params(
-    state: StateDict, config: DiTConfig, progress: Callable[[int, int], None] | None = None
-) -> tuple[Params, ImportReport]:
-    """The parameters of `config` from an official state dict.
+    state: StateDict,
+    config: NetworkConfig,
+    layout: Layout | None = None,
+    progress: Progress | None = None,
+) -> tuple[Params, Import]:
+    """The parameters of `config` from a state dict, all of them in memory, and where from.
 
-    `progress(done, total)` is called after every tensor. Raises one ValueError that lists every
-    unused key, unfilled parameter, wrong shape, wrong dtype, non-finite tensor, and a position
-    table that is not the analytic one.
+    Raises what `start_import` raises, and one ValueError that lists every wrong dtype, non-finite
+    tensor, copy that is none, and a position table that is not the analytic one.
     """
-    expected = slots(MIXER_LAYOUTS[config.mixer], config)
-    problems = _structural_problems(state, expected)
-    if problems:
-        raise _refusal(problems)
-    leaves = {
-        path: np.empty(leaf.shape, np.float32)
-        for path, leaf in traverse_util.flatten_dict(abstract_params(config), sep="/").items()
-    }
-    for done, (key, slot) in enumerate(expected.items(), start=1):
-        array, problem = _as_float32(key, state[key])
-        problems += problem
-        parts = np.split(array, len(slot.row.targets))
-        for target, part in zip(slot.row.targets, parts, strict=True):
-            place = ... if slot.block is None else slot.block
-            leaves[target][place] = TRANSFORMS[slot.row.transform].to_param(part)
-        if progress is not None:
-            progress(done, len(expected))
-    dropped = {key: DROPPABLE[key] for key in state if key in DROPPABLE}
-    if "pos_embed" in state:
-        problems += position_problems(state["pos_embed"], config)
-    if problems:
-        raise _refusal(problems)
-    parameters = sum(leaf.size for leaf in leaves.values())
-    params = traverse_util.unflatten_dict(leaves, sep="/")
-    return params, ImportReport(len(expected), dropped, parameters)
+    work = start_import(state, config, layout, progress)
+    leaves = {path: leaf.read() for path, leaf in work.unread(np.dtype(np.float32)).items()}
+    work.finish()
+    return traverse_util.unflatten_dict(leaves, sep="/"), work
 
 
-def export_params(params: Params, config: DiTConfig, layout: str) -> dict[str, np.ndarray]:
-    """The official state dict of `params`, contiguous arrays in torch layout, with `pos_embed`.
+def export_params(
+    params: Params, config: NetworkConfig, layout: str | Layout
+) -> dict[str, np.ndarray]:
+    """The state dict of `params`, contiguous arrays in torch layout, with `pos_embed` where the
+    official one has it.
 
-    Raises ValueError when `layout` does not belong to the model's mixer.
+    Raises ValueError when `layout` cannot hold the model.
     """
-    expected = slots(layout, config)
+    layout = layout_named(config, layout if isinstance(layout, str) else layout.name)
     leaves = {
         path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()
     }
-    table = sincos_position_table(config.grid, config.hidden_size)
-    state = {"pos_embed": np.ascontiguousarray(table[None])}
-    for key, slot in expected.items():
+    state = {}
+    if layout.reason_to_drop("pos_embed"):
+        state["pos_embed"] = np.ascontiguousarray(position_table(config)[None])
+    for key, slot in slots(layout, config).items():
+        if slot.optional or set(slot.leaves) & set(layout.omits):
+            continue
         to_torch = TRANSFORMS[slot.row.transform].to_torch
         parts = []
-        for target in slot.row.targets:
-            leaf = leaves[target] if slot.block is None else leaves[target][slot.block]
+        for path in slot.leaves:
+            leaf = leaves[path] if slot.index is None else leaves[path][slot.index]
             parts.append(to_torch(leaf, slot.part_shape))
         # The safetensors writer reads raw memory: a transposed view would be written scrambled.
         state[key] = np.ascontiguousarray(np.concatenate(parts))
     return state
 
 
-def position_problems(stored: Tensor, config: DiTConfig) -> list[str]:
-    """Why a stored position table is not the analytic one of `config`; empty when it is."""
-    shape = (1, config.num_tokens, config.hidden_size)
+def position_table(config: NetworkConfig) -> np.ndarray:
+    """The table that an official file stores as `pos_embed`: [N, D] of the nominal token grid."""
+    if isinstance(config, PixArtConfig):
+        return pixart.position_table(config)
+    assert isinstance(config, DiTConfig)
+    return sincos_position_table(config.grid, config.hidden_size)
+
+
+def position_problem(stored: Tensor, config: DiTConfig | PixArtConfig) -> str | None:
+    """Why a stored position table is not the analytic one of `config`; None when it is."""
+    table = position_table(config)
+    shape = (1, *table.shape)
     if tuple(stored.shape) != shape:
-        return [f"pos_embed has shape {tuple(stored.shape)}, the model needs {shape}"]
+        return f"pos_embed has shape {tuple(stored.shape)}, the model needs {shape}"
     array = np.asarray(stored)
     if array.dtype.name not in POSITION_TOLERANCE:
-        return [f"pos_embed has dtype {array.dtype.name}; floating point is needed"]
-    table = sincos_position_table(config.grid, config.hidden_size)
+        return f"pos_embed has dtype {array.dtype.name}; floating point is needed"
     difference = float(np.abs(array[0].astype(np.float32) - table).max())
     if difference <= POSITION_TOLERANCE[array.dtype.name]:
-        return []
+        return None
     rows, columns = config.grid
-    return [
+    return (
         f"pos_embed is not the sine-cosine table of a {rows}x{columns} token grid (max difference"
-        f" {difference:.3g}); this package recomputes that table and cannot hold another one. If"
-        " the grid is not square, pass --set input_size=HEIGHTxWIDTH"
-    ]
+        f" {difference:.3g})"
+    )
 
 
-def _structural_problems(state: StateDict, expected: Mapping[str, Slot]) -> list[str]:
-    """Keys and shapes, before a single number is read."""
-    problems = []
-    for key in state:
-        if key not in expected and key not in DROPPABLE:
-            shape = tuple(state[key].shape)
-            problems.append(f"unused key {key!r} {shape}: the model has no place for it")
-    for key, slot in expected.items():
-        if key not in state:
-            wanted = f"key {key!r} {slot.source_shape}"
-            problems.append(f"unfilled parameter {slot}: {wanted} is missing")
-        elif tuple(state[key].shape) != slot.source_shape:
-            problems.append(
-                f"shape of {key!r}: checkpoint {tuple(state[key].shape)},"
-                f" model {slot.source_shape} ({slot})"
-            )
-    return problems
-
-
-def _as_float32(key: str, tensor: Tensor) -> tuple[np.ndarray, list[str]]:
-    """The numbers as float32, and what is wrong with them."""
+def _as_float32(key: str, tensor: Tensor, slot: Slot, part: int) -> tuple[np.ndarray, list[str]]:
+    """One of the equal parts of a tensor as float32, and what is wrong with it."""
     array = np.asarray(tensor)
     floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
+    name = array.dtype.name
+    rows = slot.part_shape[0]
+    if len(slot.leaves) > 1:
+        array = array[part * rows : (part + 1) * rows]
     values = array.astype(np.float32, copy=False)
     if not floating:
-        return values, [f"{key!r} has dtype {array.dtype.name}; floating point is needed"]
+        problem = f"{key!r} has dtype {name}; floating point is needed"
+        return values, [problem] if part == 0 else []
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         return values, [f"{key!r} holds {bad} non-finite values of {values.size}"]

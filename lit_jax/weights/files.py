@@ -1,4 +1,4 @@
-"""Weight files: safetensors without torch, read lazily, written atomically."""
+"""Weight files: which ones belong to a checkpoint, read tensor by tensor, written atomically."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 # Importing ml_dtypes teaches numpy the name "bfloat16", which the safetensors reader asks it for.
 import ml_dtypes  # noqa: F401
@@ -16,43 +17,217 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from lit_jax.config import DiTConfig, architecture
+from lit_jax.config import NetworkConfig, architecture
 from lit_jax.weights.tables import Shape
 
 ARCHITECTURE_KEY = "lit_jax.model"
 """Entry of the safetensors metadata that holds the architecture as JSON."""
 
+SAFETENSORS = (".safetensors",)
+
+# Pages of a mapped file count as memory until the mapping goes; it goes after this many bytes.
+WINDOW_BYTES = 512 * 2**20
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
+_INDEX = ".index.json"
 
 
+@dataclass(frozen=True)
+class Source:
+    """The weight files of one network.
+
+    `shard_of` maps keys to files when an index says so, None for a single file. `hub` is the
+    config.json of a Hugging Face folder, {} if there is none.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    shard_of: Mapping[str, Path] | None = None
+    hub: Mapping[str, Any] = field(default_factory=dict)
+
+
+def locate(path: str | Path, suffixes: tuple[str, ...]) -> Source:
+    """The weight files that a user means by a file, an index or a folder.
+
+    In a folder safetensors are preferred to pickled files of the same name. Raises ValueError that
+    lists what was found when it is not exactly one checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _locate_in_folder(path, suffixes)
+    if not path.exists():
+        raise ValueError(f"no such file: {path}")
+    if path.name.endswith(_INDEX):
+        return _from_index(path)
+    if path.suffix not in suffixes:
+        raise ValueError(f"--src {path} must end in {', '.join((*suffixes, _INDEX))}")
+    if _SHARD.search(path.name):
+        raise ValueError(
+            f"{path} is one shard of several; name the folder that holds all of them and their"
+            f" {_INDEX[1:]}"
+        )
+    return Source(path.name, (path,), hub=_hub_config(path.parent))
+
+
+def _locate_in_folder(folder: Path, suffixes: tuple[str, ...]) -> Source:
+    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if "model_index.json" in names:
+        parts = [n for n in names if (folder / n / "config.json").is_file()]
+        raise ValueError(
+            f"{folder} is a pipeline of several networks; name one of its folders:"
+            f" {', '.join(parts) or 'none has a config.json'}"
+        )
+    indices = [n for n in names if n.endswith(_INDEX)]
+    shards = [n for n in names if _SHARD.search(n)]
+    whole = [n for n in names if Path(n).suffix in suffixes and n not in shards]
+    found = indices + whole
+    if len(found) > 1 and any(_is_safe(n) for n in found):
+        # A folder may offer the same weights as safetensors and pickled.
+        found = [n for n in found if _is_safe(n)]
+    if len(found) == 1:
+        if found[0] in indices:
+            return _from_index(folder / found[0])
+        return Source(found[0], (folder / found[0],), hub=_hub_config(folder))
+    if shards and not found:
+        raise ValueError(f"{folder} holds shards ({shards[0]}, ...) without their {_INDEX[1:]}")
+    raise ValueError(
+        f"{folder} does not hold exactly one checkpoint ({', '.join((*suffixes, _INDEX))}), but"
+        f" {', '.join((found or names)[:8]) or 'nothing'}; name a file"
+    )
+
+
+def _is_safe(name: str) -> bool:
+    return name.endswith((".safetensors", f".safetensors{_INDEX}"))
+
+
+def _from_index(path: Path) -> Source:
+    """All shards that an index file names."""
+    weight_map = _json(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ValueError(f"{path} is no index of shards: it has no weight_map")
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(f"{path} names the shard {name!r}, which is no file name")
+    files = tuple(path.parent / name for name in sorted(set(weight_map.values())))
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise ValueError(f"{path.parent} lacks the shards {', '.join(missing)} of {path.name}")
+    shard_of = {key: path.parent / name for key, name in weight_map.items()}
+    return Source(path.name, files, shard_of, _hub_config(path.parent))
+
+
+def _hub_config(folder: Path) -> dict[str, Any]:
+    """The config.json of diffusers or transformers in `folder`."""
+    file = folder / "config.json"
+    content = _json(file) if file.is_file() else {}
+    return content if "_class_name" in content or "model_type" in content else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a JSON object")
+    return content
+
+
+class Reader(Protocol):
+    """One open weight file."""
+
+    shapes: Mapping[str, Shape]
+
+    def read(self, key: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of an open safetensors file: the shape now, the numbers on `np.asarray`."""
+    """A tensor in a file: the shape now, the numbers on `np.asarray`."""
 
-    def __init__(self, handle: Any, key: str) -> None:
-        self.shape: Shape = tuple(handle.get_slice(key).get_shape())
-        self._handle, self._key = handle, key
+    reader: Reader
+    key: str
+
+    @property
+    def shape(self) -> Shape:
+        return self.reader.shapes[self.key]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self._handle.get_tensor(self._key), dtype=dtype)
+        return np.asarray(self.reader.read(self.key), dtype=dtype)
 
 
-def read_safetensors(path: str | Path) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """Tensors of a safetensors file, and the architecture stored with them ({} if none).
+class SafetensorsReader:
+    """A safetensors file, mapped into memory window by window.
 
     Raises ValueError when the file is truncated or no safetensors file.
     """
-    try:
-        handle = safetensors.safe_open(str(path), framework="np")
-        state = {key: StoredTensor(handle, key) for key in handle.keys()}  # noqa: SIM118
-        metadata = handle.metadata() or {}
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    stored = json.loads(metadata[ARCHITECTURE_KEY]) if ARCHITECTURE_KEY in metadata else {}
-    return state, stored
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._read_bytes = path, 0
+        try:
+            self._handle = self._open()
+            names = list(self._handle.keys())
+            self.shapes = {k: tuple(self._handle.get_slice(k).get_shape()) for k in names}
+            metadata = self._handle.metadata() or {}
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+        self.stored: dict[str, Any] = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
+        """The architecture that this package stored with the tensors, {} if none."""
+
+    def _open(self) -> Any:
+        return safetensors.safe_open(str(self._path), framework="np")
+
+    def read(self, key: str) -> np.ndarray:
+        if self._read_bytes > WINDOW_BYTES:
+            self._handle, self._read_bytes = self._open(), 0
+        try:
+            array: np.ndarray = self._handle.get_tensor(key)
+        except (safetensors.SafetensorError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self._path}: {key!r} cannot be read: {error}") from error
+        self._read_bytes += array.nbytes
+        return array
 
 
-def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray], config: DiTConfig) -> None:
+def join_shards(
+    source: Source, open_file: Callable[[Path], Reader]
+) -> tuple[dict[str, StoredTensor], list[Reader]]:
+    """All tensors of a source. Raises ValueError that lists every disagreement with its index."""
+    readers = {file: open_file(file) for file in source.files}
+    state: dict[str, StoredTensor] = {}
+    problems = []
+    for file, reader in readers.items():
+        for key in reader.shapes:
+            if key in state:
+                problems.append(f"{key!r} is in more than one shard")
+            elif source.shard_of is not None and source.shard_of.get(key) != file:
+                problems.append(f"{key!r} is in {file.name}, which the index does not say")
+            state[key] = StoredTensor(reader, key)
+    for key, file in (source.shard_of or {}).items():
+        if key not in state:
+            problems.append(f"{key!r} is not in {file.name}, where the index says it is")
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise ValueError(f"the shards do not agree with {source.name}:{lines}")
+    return state, list(readers.values())
+
+
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DistributedDataParallel and torch.compile put before every key."""
+
+
+def without_wrappers(keys: Collection[str]) -> dict[str, str]:
+    """Key -> key without the prefixes of WRAPPERS that all keys share."""
+    names = {key: key for key in keys}
+    while names:
+        shared = [w for w in WRAPPERS if all(name.startswith(w) for name in names.values())]
+        if not shared:
+            break
+        names = {key: name.removeprefix(shared[0]) for key, name in names.items()}
+    return names
+
+
+def write_safetensors(
+    path: str | Path, state: Mapping[str, np.ndarray], config: NetworkConfig
+) -> None:
     """Writes `state` with the architecture in its metadata; the file appears whole or never."""
     path = Path(path)
     metadata = {"format": "pt", ARCHITECTURE_KEY: json.dumps(architecture(config), sort_keys=True)}
@@ -68,24 +243,28 @@ def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray], config:
         temporary.unlink(missing_ok=True)
 
 
-def only_weight_file(folder: Path, suffixes: tuple[str, ...]) -> Path:
-    """The weight file of a folder that holds exactly one, which is not one shard of several.
-
-    Raises ValueError that lists what was found.
-    """
-    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-    found = [name for name in names if Path(name).suffix in suffixes]
-    parts = "model_index.json" in names or any(_SHARD.search(name) for name in found)
-    if len(found) == 1 and not parts:
-        return folder / found[0]
-    raise ValueError(
-        f"{folder} does not hold exactly one weight file ({', '.join(suffixes)}), but"
-        f" {', '.join((found or names)[:8]) or 'nothing'}; name a file (sharded checkpoints and"
-        " diffusers folders are not supported yet)"
-    )
+def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object; the file appears whole or never."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(files: Collection[Path]) -> dict[str, Any]:
+    """Provenance of one or several files: `sha256` of the file, or of the list of all shards'
+    sums ("SUM  NAME" lines, as sha256sum prints them) which is then given as `files`."""
+    sums = {file.name: sha256(file) for file in files}
+    if len(sums) == 1:
+        return {"sha256": next(iter(sums.values()))}
+    listing = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))
+    return {"sha256": hashlib.sha256(listing.encode()).hexdigest(), "files": sums}

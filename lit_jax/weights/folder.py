@@ -6,12 +6,14 @@ A folder appears whole under its name or not at all. A training workdir (`config
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from lit_jax.config import DiTConfig, architecture, from_mapping, unknown_name
-from lit_jax.models.dit import DiT, dtype_name
+from lit_jax.config import (
+    NetworkConfig,
+    architecture,
+    config_class,
+    from_mapping,
+    network_fields,
+    unknown_name,
+)
+from lit_jax.models.dit import dtype_name
 from lit_jax.models.zoo import Params, abstract_params, with_params
-from lit_jax.weights.detect import FIELDS
 
 CONFIG, PARAMS, CHECKPOINTS = "config.json", "params", "checkpoints"
 
@@ -36,7 +44,7 @@ STATE_ITEM, MODEL_ENTRY = "state", "ema"
 
 def save_model_dir(
     path: str | Path,
-    config: DiTConfig,
+    config: NetworkConfig,
     params: Params,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
@@ -46,19 +54,38 @@ def save_model_dir(
     Call it on one process. Raises ValueError when `path` exists and `overwrite` is False, and when
     it exists but is no model folder.
     """
+    with staged_model_dir(path, overwrite) as staged:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(staged / PARAMS, params)
+        write_config(staged, config, provenance)
+
+
+@contextlib.contextmanager
+def staged_model_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill beside `path`; it takes that name when the block ends without an error,
+    and vanishes otherwise. Raises ValueError as `save_model_dir` does."""
     path = Path(path).absolute()
     check_destination(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.mkdir()
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(temporary / PARAMS, params)
-        content = {"model": architecture(config), "provenance": dict(provenance)}
-        (temporary / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        _move_into_place(temporary, path)
+        staged.mkdir()
+        yield staged
+        _move_into_place(staged, path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def leftovers(path: str | Path) -> list[Path]:
+    """Folders that killed writers of `path` left beside it."""
+    path = Path(path).absolute()
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+
+
+def write_config(folder: Path, config: NetworkConfig, provenance: Mapping[str, Any]) -> None:
+    """`config.json` of a model folder."""
+    content = {"model": architecture(config), "provenance": dict(provenance)}
+    (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def check_destination(path: str | Path, overwrite: bool) -> None:
@@ -91,7 +118,7 @@ def require_weights(path: str | Path) -> None:
     _params_location(Path(path).absolute())
 
 
-def read_config(path: str | Path) -> DiTConfig:
+def read_config(path: str | Path) -> NetworkConfig:
     """The architecture of a model folder or training workdir.
 
     Raises ValueError when there is no `config.json`, or its fields are not exactly ours.
@@ -104,26 +131,34 @@ def read_config(path: str | Path) -> DiTConfig:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ValueError(f'{file} has no "model" group')
     where = f'"model" of {file}'
+    cls = config_class(content["model"].get("family"))
+    fields = network_fields(cls)
     for name in content["model"]:
-        if name not in FIELDS:
-            raise unknown_name(f"field in {where}", name, FIELDS)
+        if name not in fields:
+            raise unknown_name(f"field in {where}", name, fields)
     # A field that is not there would silently become a default.
-    if missing := sorted(set(FIELDS) - set(content["model"])):
+    if missing := sorted(set(fields) - set(content["model"])):
         raise ValueError(f"{where} lacks {', '.join(missing)}")
-    return from_mapping(DiTConfig, content["model"], where)
+    return from_mapping(cls, content["model"], where)
 
 
-def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[DiTConfig, Params]:
+def load_model_dir(
+    path: str | Path, shardings: Params | None = None, param_dtype: Any = "float32"
+) -> tuple[NetworkConfig, Params]:
     """Configuration and parameters of a model folder or training workdir.
 
     Parameters are numpy arrays, or jax arrays placed by `shardings` (a tree of the same structure),
-    in which case every process reads only its own shards. Raises ValueError when the folder is
+    in which case every process reads only its own shards. They are stored in float32 or bfloat16
+    and arrive in `param_dtype`. Raises ValueError when the folder is
     incomplete or its arrays are not those of the configuration.
     """
     path = Path(path).absolute()
     directory, entry = _params_location(path)
     config = read_config(path)
-    target = abstract_params(config)
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype_name(param_dtype)),
+        abstract_params(config),
+    )
     # The handler reads an item of a run's checkpoint too; a checkpointer would miss, and report,
     # the files that lie one folder up.
     handler = ocp.PyTreeCheckpointHandler()
@@ -133,7 +168,9 @@ def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[D
         raise ValueError(f"{directory} is incomplete: its arrays cannot be listed") from error
     _check_shapes(path, stored[entry] if entry else stored, target)
     if shardings is None:
-        restore = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), target)
+        restore = jax.tree.map(
+            lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), target
+        )
     else:
         restore = jax.tree.map(
             lambda leaf, sharding: ocp.ArrayRestoreArgs(
@@ -155,14 +192,16 @@ def load_model_dir(path: str | Path, shardings: Params | None = None) -> tuple[D
     return config, restored[entry] if entry else restored
 
 
-def load_model(model_dir: str | Path, dtype: Any = "float32") -> DiT:
+def load_model(model_dir: str | Path, dtype: Any = "float32", param_dtype: Any = "float32") -> Any:
     """The model of a model folder or training workdir, computing in `dtype`.
 
-    `dtype` is a name, a numpy dtype or a scalar type like `jnp.bfloat16`. Raises ValueError for
-    another dtype, and what `load_model_dir` raises.
+    What comes back is the network that was stored: DiT, PixArt, AutoencoderKL, T5Encoder or
+    FIDInception. Parameters are held in `param_dtype`; bfloat16 halves the memory of a large frozen
+    network such as T5. Both are a name, a numpy dtype or a scalar type like `jnp.bfloat16`. Raises
+    ValueError for another dtype, and what `load_model_dir` raises.
     """
     dtype = dtype_name(dtype)
-    config, params = load_model_dir(model_dir)
+    config, params = load_model_dir(model_dir, param_dtype=param_dtype)
     params = jax.tree.map(jax.numpy.asarray, params)
     return with_params(dataclasses.replace(config, dtype=dtype), params)
 

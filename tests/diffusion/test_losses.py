@@ -19,12 +19,14 @@ from lit_jax.diffusion.gaussian import (
     original_timesteps,
     q_sample,
 )
-from lit_jax.diffusion.losses import (
-    bits_per_dimension,
+from lit_jax.diffusion.likelihood import (
     discretised_log_likelihood,
     gaussian_kl,
-    prior_bits,
     saturating_tanh,
+)
+from lit_jax.diffusion.losses import (
+    bits_per_dimension,
+    prior_bits,
     training_losses,
     variational_term,
 )
@@ -180,6 +182,20 @@ def test_the_variational_part_of_the_hybrid_loss_leaves_the_mean_alone() -> None
     assert not simple[..., 4:].any()
 
 
+def test_target_of_the_snr_option_changes_after_step_249() -> None:
+    """Up to it the loss compares x_0, where an error in epsilon counts (1 - abar) / abar times."""
+    process, (out, x_start, _, _, noise) = create_process(), known_inputs(create_process())
+    i_B = jnp.array([0, 249, 250])
+    inputs = (process, out, x_start, q_sample(process, x_start, i_B, noise), i_B, noise)
+    plain, snr = (training_losses(*inputs, loss_type=name) for name in ("mse", "snr_mse"))
+    factor = 1 / process.alphas_cumprod[[0, 249]] - 1
+    np.testing.assert_allclose(snr["mse"][:2], factor * plain["mse"][:2], rtol=1e-4)
+    np.testing.assert_array_equal(snr["mse"][2], plain["mse"][2])
+    np.testing.assert_array_equal(snr["vb"], plain["vb"])
+    np.testing.assert_allclose(snr["loss"], snr["mse"] + snr["vb"], rtol=1e-6)
+    assert abs(factor[1] - 1) > 0.05, "step 249 would not show which target it has"
+
+
 def test_grey_level_probabilities_sum_to_one() -> None:
     """The 256 bins cover the real line, also for a Gaussian that is mostly outside [-1, 1]."""
     levels = jnp.linspace(-1.0, 1.0, 256)[None, :, None, None]
@@ -209,5 +225,5 @@ def test_saturating_tanh_is_exact_in_the_tails() -> None:
 
 def test_unknown_loss_lists_the_known_ones() -> None:
     process = create_process()
-    with pytest.raises(ValueError, match="known: kl, mse, rescaled_kl, rescaled_mse"):
+    with pytest.raises(ValueError, match="known: kl, mse, rescaled_kl, rescaled_mse, snr_mse"):
         training_losses(process, *known_inputs(process), loss_type="l1")

@@ -10,8 +10,9 @@ from flax import traverse_util
 from lit_jax.config import DiTConfig
 from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.zoo import Params, abstract_params, model_config
-from lit_jax.weights.convert import export_params, import_params, slots
-from lit_jax.weights.tables import LAYOUTS, MIXER_LAYOUTS, layout_of
+from lit_jax.weights.convert import export_params, import_params
+from lit_jax.weights.pairing import layout_named, slots
+from lit_jax.weights.tables import LAYOUTS, layout_of, layouts_for
 
 TINY = {"hidden_size": 8, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 3}
 VARIANTS = {
@@ -47,16 +48,16 @@ def random_params(config: DiTConfig, seed: int = 0) -> Params:
 
 
 def exported(config: DiTConfig, seed: int = 0) -> dict[str, np.ndarray]:
-    return export_params(random_params(config, seed), config, MIXER_LAYOUTS[config.mixer])
+    return export_params(random_params(config, seed), config, layouts_for(config)[0])
 
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_export_then_import_is_the_identity(variant: dict[str, object]) -> None:
     config = tiny(**variant)
     params = random_params(config)
-    state = export_params(params, config, MIXER_LAYOUTS[config.mixer])
+    state = export_params(params, config, layouts_for(config)[0])
     calls: list[tuple[int, int]] = []
-    back, report = import_params(state, config, lambda *n: calls.append(n))
+    back, report = import_params(state, config, None, lambda *n: calls.append(n))
     one, two = (traverse_util.flatten_dict(p, sep="/") for p in (params, back))
     assert set(one) == set(two)
     for path, leaf in one.items():
@@ -64,7 +65,7 @@ def test_export_then_import_is_the_identity(variant: dict[str, object]) -> None:
         np.testing.assert_array_equal(leaf, two[path], err_msg=path)
     assert report.used == len(state) - 1 and set(report.dropped) == {"pos_embed"}
     assert report.parameters == sum(leaf.size for leaf in one.values())
-    assert calls[-1] == (report.used, report.used)
+    assert calls[-1] == (report.parameters, report.parameters)
 
 
 def test_fused_projections_are_split_in_order() -> None:
@@ -162,21 +163,24 @@ def test_layout_must_hold_the_mixer(name: str, layout: str) -> None:
 
 
 def test_layout_is_told_by_the_keys() -> None:
-    assert layout_of(["blocks.0.attn.qkv.weight"]) == "dit"
-    assert layout_of(["blocks.0.attn.kv.weight"]) == "lit"
-    with pytest.raises(ValueError, match="transformer_blocks.0.attn1.to_q.weight"):
-        layout_of(["transformer_blocks.0.attn1.to_q.weight"])
-    with pytest.raises(ValueError, match="exactly one"):
+    assert layout_of(["blocks.0.attn.qkv.weight"]).name == "dit"
+    assert layout_of(["blocks.0.attn.kv.weight"]).name == "lit"
+    with pytest.raises(
+        ValueError, match="its 1 keys start with transformer.h.0.attn.c_attn.weight"
+    ):
+        layout_of(["transformer.h.0.attn.c_attn.weight"])
+    with pytest.raises(ValueError, match="of more than one layout: dit .*, lit "):
         layout_of(["blocks.0.attn.qkv.weight", "blocks.0.attn.kv.weight"])
 
 
 def test_no_key_and_no_leaf_has_two_rows() -> None:
-    for rows in LAYOUTS.values():
-        sources = [row.source for row in rows]
-        targets = [target for row in rows for target in row.targets]
+    for layout in LAYOUTS:
+        sources = [row.source for row in layout.rows]
+        targets = [target for row in layout.rows for target in row.targets]
         assert len(set(sources)) == len(sources) and len(set(targets)) == len(targets)
 
 
 def test_xl_has_the_official_number_of_keys() -> None:
     """291 tensors of DiT-XL/2 and the position table; no memory is allocated."""
-    assert len(slots("dit", model_config("DiT-XL/2"))) + 1 == 292
+    config = model_config("DiT-XL/2")
+    assert len(slots(layout_named(config, "dit"), config)) + 1 == 292

@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from lit_jax.config import DiTConfig
 from lit_jax.models.zoo import SIZES, model_config
-from lit_jax.weights.convert import import_params, slots
+from lit_jax.weights.convert import import_params
 from lit_jax.weights.detect import detect_config
-from lit_jax.weights.tables import MIXER_LAYOUTS
+from lit_jax.weights.pairing import slots
+from lit_jax.weights.tables import layouts_for
 
 
 def shapes_of(config: DiTConfig) -> dict[str, np.ndarray]:
     """A state dict with the right shapes that takes no memory."""
-    expected = slots(MIXER_LAYOUTS[config.mixer], config)
+    expected = slots(layouts_for(config)[0], config)
     shapes = {key: slot.source_shape for key, slot in expected.items()}
     shapes["pos_embed"] = (1, config.num_tokens, config.hidden_size)
     return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}

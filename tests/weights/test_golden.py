@@ -25,7 +25,7 @@ from lit_jax.models.zoo import Params, apply_fn
 from lit_jax.weights.convert import export_params, import_params
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.folder import save_model_dir
-from lit_jax.weights.tables import MIXER_LAYOUTS
+from lit_jax.weights.tables import layouts_for
 from tools.convert_torch_ckpt import main
 
 # What shapes do not tell, per case.
@@ -104,7 +104,7 @@ def test_gradients(case: str, folder: Path) -> None:
 
     for_params, for_x = jax.jit(jax.grad(loss, (0, 1)))(params, nhwc(arrays["x"]))
     assert relative_error(for_x, nhwc(arrays["grad_x"])) < GRADIENT
-    state = export_params(for_params, config, MIXER_LAYOUTS[config.mixer])
+    state = export_params(for_params, config, layouts_for(config)[0])
     names = [name for name in arrays if name.startswith("grad_param:")]
     assert names
     for name in names:
@@ -116,7 +116,7 @@ def test_gradients(case: str, folder: Path) -> None:
 def test_export_returns_the_official_file(case: str) -> None:
     official = load_state_dict(COPIES, case)
     config, params = converted(COPIES, case)
-    exported = export_params(params, config, MIXER_LAYOUTS[config.mixer])
+    exported = export_params(params, config, layouts_for(config)[0])
     assert set(exported) == set(official)
     for key, value in official.items():
         assert exported[key].flags.c_contiguous

@@ -1,14 +1,15 @@
-"""Token mixers. A mixer is a row of `MIXERS`: a module built from a DiTConfig and called as
-`mixer(x_BxNxD, grid=(H, W)) -> [B, N, D]`."""
+"""Token mixers. A mixer is a row of `MIXERS`: a module built from the configuration of a denoiser
+and called as `mixer(x_BxNxD, grid=(H, W)) -> [B, N, D]`."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 from flax import nnx
 
-from lit_jax.config import DiTConfig, unknown_name
+from lit_jax.config import DenoiserConfig, PixArtConfig, unknown_name
 from lit_jax.models.attention.focused import FocusedAttention
 from lit_jax.models.attention.linear import LinearAttention
 from lit_jax.models.attention.softmax import SoftmaxAttention
@@ -20,15 +21,24 @@ class Mixer(Protocol):
     def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array: ...
 
 
-MIXERS = {
+MIXERS: dict[str, Callable[..., Any]] = {
     "softmax": SoftmaxAttention,
     "linear": LinearAttention,
     "focused": FocusedAttention,
 }
 
+FIXED_GRID = ("focused",)
+"""Mixers with parameters per token, so that they work on the nominal token grid alone."""
 
-def make_mixer(config: DiTConfig, rngs: nnx.Rngs) -> Mixer:
+
+def make_mixer(config: DenoiserConfig, rngs: nnx.Rngs) -> Mixer:
     """The mixer of `config.mixer`; an unknown name lists the known ones."""
     if config.mixer not in MIXERS:
         raise unknown_name("mixer", config.mixer, MIXERS)
-    return MIXERS[config.mixer](config, rngs=rngs)
+    if isinstance(config, PixArtConfig) and config.mixer in FIXED_GRID:
+        raise ValueError(
+            f"mixer {config.mixer!r} holds parameters for every token of one grid, but PixArt takes"
+            " images of any height and width; use mixer 'softmax' or 'linear'"
+        )
+    mixer: Mixer = MIXERS[config.mixer](config, rngs=rngs)
+    return mixer

@@ -1,28 +1,44 @@
-"""Multi-head softmax attention, the mixer of DiT.
+"""Multi-head softmax attention, the mixer of DiT and PixArt.
 
-B batch, N tokens, D hidden size, H heads, d = D / H channels per head.
+B batch, N tokens, D hidden size, H heads, d = D / H channels per head, M attended tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 from flax import nnx
 
-from lit_jax.config import DiTConfig
-from lit_jax.models.layers import Dense, xavier_uniform
+from lit_jax.config import DenoiserConfig, PixArtConfig
+from lit_jax.models.layers import Dense, LayerNorm, xavier_uniform
+
+Compression = Callable[[jax.Array, tuple[int, int]], jax.Array]
+"""Keys or values [B, N, D] on a token grid -> [B, M, D] with fewer tokens."""
 
 
 def softmax_attention(
-    q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array
+    q_BxNxHxd: jax.Array,
+    k_BxMxHxd: jax.Array,
+    v_BxMxHxd: jax.Array,
+    mask_Bx1x1xM: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v per head, logits and softmax in float32: -> [B, N, H, d]."""
-    return jax.nn.dot_product_attention(q_BxNxHxd, k_BxNxHxd, v_BxNxHxd)
+    """softmax(q k^T / sqrt(d)) v per head, logits and softmax in float32: -> [B, N, H, d].
+
+    Where the boolean mask is false, a token gets no weight; if it is false everywhere, all tokens
+    get the same.
+    """
+    return jax.nn.dot_product_attention(q_BxNxHxd, k_BxMxHxd, v_BxMxHxd, mask=mask_Bx1x1xM)
 
 
 class SoftmaxAttention(nnx.Module):
-    """Self-attention with separate q, k, v and out projections: [B, N, D] -> [B, N, D]."""
+    """Self-attention with separate q, k, v and out projections: [B, N, D] -> [B, N, D].
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+    With `qk_norm` (PixArt) queries and keys pass a learned layer norm over all D channels, before
+    the split into heads. `compress` then takes keys and values to fewer tokens.
+    """
+
+    def __init__(self, config: DenoiserConfig, *, rngs: nnx.Rngs) -> None:
         D = config.hidden_size
         # The official model initialises q, k and v as one [D, 3D] matrix.
         fused = xavier_uniform(D, 3 * D)
@@ -31,10 +47,19 @@ class SoftmaxAttention(nnx.Module):
         self.k = Dense(D, D, kernel_init=fused, use_bias=bias, dtype=dtype, rngs=rngs)
         self.v = Dense(D, D, kernel_init=fused, use_bias=bias, dtype=dtype, rngs=rngs)
         self.out = Dense(D, D, dtype=dtype, rngs=rngs)
+        qk_norm = isinstance(config, PixArtConfig) and config.qk_norm
+        self.q_norm = LayerNorm(D) if qk_norm else None
+        self.k_norm = LayerNorm(D) if qk_norm else None
         self.num_heads = config.num_heads
 
-    def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    def __call__(
+        self, x_BxNxD: jax.Array, grid: tuple[int, int], compress: Compression | None = None
+    ) -> jax.Array:
         B, N, D = x_BxNxD.shape
-        heads = (B, N, self.num_heads, D // self.num_heads)
-        q, k, v = (p(x_BxNxD).reshape(heads) for p in (self.q, self.k, self.v))
+        q, k, v = (project(x_BxNxD) for project in (self.q, self.k, self.v))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if compress is not None:
+            k, v = compress(k, grid), compress(v, grid)
+        q, k, v = (a.reshape(B, -1, self.num_heads, D // self.num_heads) for a in (q, k, v))
         return self.out(softmax_attention(q, k, v).reshape(B, N, D))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lit_jax.config import NetworkConfig
-from lit_jax.weights.tables import dit
+from lit_jax.weights.tables import autoencoder, dit, inception, pixart, t5
 from lit_jax.weights.tables.rows import TRANSFORMS, Layout, Row, Shape, Transform
 
 __all__ = [
+    "EXPORT_LAYOUTS",
+    "HUB_LAYOUTS",
     "LAYOUTS",
     "TRANSFORMS",
     "Layout",
@@ -19,7 +21,18 @@ __all__ = [
     "layouts_for",
 ]
 
-LAYOUTS: tuple[Layout, ...] = (*dit.LAYOUTS,)
+LAYOUTS: tuple[Layout, ...] = (
+    *dit.LAYOUTS,
+    *pixart.LAYOUTS,
+    *autoencoder.LAYOUTS,
+    *t5.LAYOUTS,
+    *inception.LAYOUTS,
+)
+
+# Layouts that are folders with a config.json, and layouts that only old files have.
+HUB_LAYOUTS = ("diffusers", "transformers")
+IMPORT_ONLY = ("diffusers-old",)
+EXPORT_LAYOUTS = tuple(dict.fromkeys(lay.name for lay in LAYOUTS if lay.name not in IMPORT_ONLY))
 
 
 def layouts_for(config: NetworkConfig) -> tuple[Layout, ...]:
@@ -35,9 +48,12 @@ def layout_of(keys: Collection[str]) -> Layout:
     found = [layout for layout in LAYOUTS if layout.recognises(keys)]
     if len(found) == 1:
         return found[0]
-    wanted = ", ".join(f"{lay.name} ({lay.marks[0]!r})" for lay in LAYOUTS)
+    if found:
+        names = ", ".join(f"{lay.name} ({lay.marks[0]!r})" for lay in found)
+        raise ValueError(f"the checkpoint has keys of more than one layout: {names}")
+    kinds = {f"{lay.marks[0]} ({lay.config.family})" for lay in LAYOUTS}
     sample = ", ".join(sorted(keys)[:4])
     raise ValueError(
-        f"not a checkpoint of a known layout: none of the keys of {wanted} decides among its"
-        f" {len(keys)} keys, which start with {sample or 'nothing'}"
+        f"not a checkpoint of a known layout: its {len(keys)} keys start with"
+        f" {sample or 'nothing'}; looked for one of {', '.join(sorted(kinds))}"
     )

@@ -21,9 +21,7 @@ _BACKBONE = (
 )
 
 # One fused projection, rows [q | k | v], each head-major.
-FUSED_SOFTMAX = linear(
-    "blocks.{block}.attn.qkv", "blocks/attn/q", "blocks/attn/k", "blocks/attn/v"
-)
+FUSED_SOFTMAX = linear("blocks.{block}.attn.qkv", "blocks/attn/q", "blocks/attn/k", "blocks/attn/v")
 
 # LiT, Algorithm 1: separate q, fused [k | v], depth-wise convolution of d filters. `scale` and
 # `positional_encoding` belong to the focused variant.

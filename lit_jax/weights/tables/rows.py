@@ -139,6 +139,7 @@ class Layout:
     marks      keys by which it is recognised, all of them present ...
     lacks      ... and none of these
     droppable  regular expressions of keys that hold no parameter -> why nothing is lost
+    omits      parameters that an exported file of this layout does not hold
     """
 
     name: str
@@ -148,6 +149,7 @@ class Layout:
     marks: tuple[str, ...]
     lacks: tuple[str, ...] = ()
     droppable: Mapping[str, str] = field(default_factory=dict)
+    omits: tuple[str, ...] = ()
 
     def recognises(self, keys: Collection[str]) -> bool:
         return all(k in keys for k in self.marks) and not any(k in keys for k in self.lacks)

@@ -1,0 +1,155 @@
+"""The architecture of a checkpoint, from its keys and shapes, its companions and the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lit_jax.config import (
+    CONFIGS,
+    AutoencoderConfig,
+    DiTConfig,
+    InceptionConfig,
+    NetworkConfig,
+    PixArtConfig,
+    T5Config,
+    config_class,
+    from_mapping,
+    network_fields,
+    typed_fields,
+    unknown_name,
+)
+from lit_jax.models.zoo import ALIASES, FAMILIES, SIZES
+from lit_jax.weights.detect import autoencoder, dit, inception, pixart, t5
+from lit_jax.weights.detect.shapes import Detector, Shapes
+from lit_jax.weights.pairing import StateDict
+from lit_jax.weights.tables import Layout, layout_of
+
+DETECTORS: dict[type, Detector] = {
+    DiTConfig: dit.DETECTOR,
+    PixArtConfig: pixart.DETECTOR,
+    AutoencoderConfig: autoencoder.DETECTOR,
+    T5Config: t5.DETECTOR,
+    InceptionConfig: inception.DETECTOR,
+}
+
+
+def detect_config(
+    state: StateDict,
+    name: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    stored: Mapping[str, Any] | None = None,
+    hub: Mapping[str, Any] | None = None,
+    layout: Layout | None = None,
+) -> NetworkConfig:
+    """The configuration of a state dict.
+
+    `name` is a row of `zoo.SIZES` or a family, `overrides` are fields of the configuration; both
+    are checked against the shapes. `stored` is the architecture that a file of ours carries along,
+    `hub` the config.json of a Hugging Face folder. Raises ValueError that lists every contradiction
+    and exactly the fields that are missing.
+    """
+    layout = layout or layout_of(list(state))
+    detector = DETECTORS[layout.config]
+    shapes = Shapes(layout, {key: tuple(value.shape) for key, value in state.items()}, state)
+    companions = detector.from_hub(hub) if hub else {}
+    told = _told(layout, name, overrides or {}, companions | dict(stored or {}))
+    _check_required(shapes, detector)
+    found = detector.read(shapes, told)
+    _check_differences(told, found, name)
+    fields = told | found
+    if "num_heads" in detector.asks and "num_heads" not in fields:
+        fields |= _official_heads(fields)
+    if missing := [field for field in detector.asks if field not in fields]:
+        raise ValueError(_missing_message(missing, detector, shapes, fields["family"]))
+    return from_mapping(layout.config, fields, "model")
+
+
+def _told(
+    layout: Layout, name: str | None, overrides: Mapping[str, Any], companions: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the companions and the user say, the user last."""
+    fields = network_fields(layout.config)
+    given = {ALIASES.get(k, k) if k not in fields else k: v for k, v in overrides.items()}
+    for key in [*companions, *given]:
+        if key not in fields:
+            raise unknown_name("architecture field", key, fields)
+    named: dict[str, Any] = {}
+    if name is not None:
+        if name not in SIZES | FAMILIES:
+            raise unknown_name("model", name, SIZES | FAMILIES)
+        row = SIZES.get(name, FAMILIES.get(name, {}))
+        _check_kind(layout, name, row["family"])
+        # The family is checked; within it the keys tell which mixer it is.
+        named = {"family": row["family"]}
+        if name in SIZES:
+            named = {k: v for k, v in row.items() if k != "mixer"}
+            named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
+    if named.get("family") == "LiT" and layout.config is not DiTConfig:
+        named["family"] = layout.config.family  # a text-to-image LiT is a PixArt
+    return typed_fields(layout.config, {**companions, **named, **given}, "model")
+
+
+def _check_kind(layout: Layout, name: str, family: str) -> None:
+    """A VAE is no DiT, whatever its shapes; LiT is what a linear DiT and a linear PixArt are."""
+    if issubclass(layout.config, config_class(family)):
+        return
+    if family == "LiT" and layout.name == "lit":
+        return
+    kinds = [known for known, config in CONFIGS.items() if config is layout.config]
+    raise ValueError(
+        f"the checkpoint is not --model {name}: its keys are those of {' or '.join(kinds)}"
+        f" (layout {layout.name!r})"
+    )
+
+
+def _check_required(shapes: Shapes, detector: Detector) -> None:
+    problems = []
+    for target, rank in detector.required.items():
+        shape = shapes.of(target)
+        if shape is None:
+            problems.append(f"key {shapes.key(target)!r} is missing")
+            continue
+        try:
+            shapes.ranked(target, shape, rank)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("cannot read the architecture:\n  " + "\n  ".join(problems))
+
+
+def _check_differences(told: Mapping[str, Any], found: Mapping[str, Any], name: str | None) -> None:
+    differences = [
+        f"{field}: asked for {told[field]!r}, the checkpoint has {value!r}"
+        for field, value in found.items()
+        if field in told and _square(told[field]) != _square(value)
+    ]
+    if differences:
+        asked = f"--model {name}" if name else "what was asked for"
+        raise ValueError(f"the checkpoint is not {asked}:\n  " + "\n  ".join(differences))
+
+
+def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The softmax heads of the named size with this family, depth and width, if there is one."""
+    if fields.get("mixer") != "softmax":
+        return {}
+    same = ("family", "depth", "hidden_size")
+    heads = {
+        row["num_heads"]
+        for row in SIZES.values()
+        if row.get("mixer") == "softmax" and all(row[f] == fields.get(f) for f in same)
+    }
+    return {"num_heads": heads.pop()} if len(heads) == 1 else {}
+
+
+def _square(value: Any) -> Any:
+    """(16, 16) and 16 are one input size; lists and tuples are the same."""
+    if isinstance(value, (tuple, list)):
+        return value[0] if len(value) == 2 and len(set(value)) == 1 else tuple(value)
+    return value
+
+
+def _missing_message(missing: list[str], detector: Detector, shapes: Shapes, family: str) -> str:
+    told = "; ".join(f"{field} ({detector.asks[field][0](shapes)})" for field in missing)
+    flags = " ".join(detector.asks[field][1] for field in missing)
+    return f"the checkpoint does not tell {told}. Pass --model {family} --set {flags}"

@@ -1,0 +1,108 @@
+"""Reading and writing torch files without running code from them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lit_jax.weights.files import WINDOW_BYTES
+from lit_jax.weights.tables import Shape
+
+TORCH = (".pt", ".pth", ".bin")
+
+# Entries of a checkpoint with two sets of weights: ours -> theirs; the first is what the official
+# sampling script loads. DiT's train.py, then PixArt's save_checkpoint.
+CONTAINERS = (
+    {"ema": "ema", "model": "model"},
+    {"model": "state_dict", "ema": "state_dict_ema"},
+)
+
+
+def import_torch(purpose: str) -> Any:
+    """torch, or a ValueError that says what needs it."""
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(
+            f"{purpose} needs torch: pip install 'lit_jax[convert]' (.safetensors files do not)"
+        ) from None
+    return torch
+
+
+class TorchReader:
+    """A torch file, mapped into memory window by window.
+
+    `kind` is which of its sets of weights this is, "model" or "ema". Raises ValueError for a file
+    that is no checkpoint of plain tensors, and for a set it does not have.
+    """
+
+    def __init__(self, path: Path, weights: str | None) -> None:
+        self._path, self._weights, self._read_bytes = path, weights, 0
+        self.kind, self._tensors = _select(path, _load(path), weights)
+        for key, value in self._tensors.items():
+            if not hasattr(value, "detach"):
+                name = type(value).__name__
+                raise ValueError(f"{path}: entry {key!r} is {name}, not a tensor")
+        self.shapes: Mapping[str, Shape] = {k: tuple(v.shape) for k, v in self._tensors.items()}
+
+    def read(self, key: str) -> np.ndarray:
+        if self._read_bytes > WINDOW_BYTES and zipfile.is_zipfile(self._path):
+            self._tensors = {}
+            self._tensors = _select(self._path, _load(self._path), self._weights)[1]
+            self._read_bytes = 0
+        tensor = self._tensors[key].detach()
+        self._read_bytes += tensor.numel() * tensor.element_size()
+        # numpy has no bfloat16 of its own.
+        name = str(tensor.dtype)
+        array: np.ndarray = (tensor.float() if name == "torch.bfloat16" else tensor).numpy()
+        return array
+
+
+def _load(path: Path) -> Any:
+    """The content of a torch file; the arguments that DiT's train.py stores are allowed."""
+    torch = import_torch(f"a {path.suffix} file")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            # Files from before torch 1.6 are no zip archives and cannot be mapped.
+            mapped = zipfile.is_zipfile(path)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as plain tensors ({reason}). Files that need other Python"
+            " objects to unpickle are refused, since unpickling runs code; save the state dict"
+            " alone: torch.save(model.state_dict(), FILE)"
+        ) from error
+
+
+def _select(path: Path, content: Any, weights: str | None) -> tuple[str, Mapping[str, Any]]:
+    """(which weights, their tensors) of a file's content."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} is a {type(content).__name__}, not a dict of tensors")
+    for names in CONTAINERS:
+        sets = [ours for ours, key in names.items() if isinstance(content.get(key), Mapping)]
+        if sets:
+            kind = weights or sets[0]
+            if kind not in sets:
+                raise ValueError(f"{path} has no {kind!r} weights; it has {', '.join(sets)}")
+            return kind, content[names[kind]]
+    if weights == "ema":
+        raise ValueError(f"{path} holds one set of weights and no 'ema'; leave --weights out")
+    return "model", content
+
+
+def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
+    """Writes a plain state dict; the file appears whole or never."""
+    torch = import_torch(f"a {path.suffix} file")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save({key: torch.from_numpy(value) for key, value in state.items()}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
