@@ -13,10 +13,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "TextCondition": "lit_jax.models.conditions",
     "create_model": "lit_jax.models.zoo",
     "load_model": "lit_jax.weights.folder",
 }
-__all__ = ["create_model", "load_model"]  # noqa: F822 (resolved by __getattr__)
+__all__ = ["TextCondition", "create_model", "load_model"]  # noqa: F822 (resolved by __getattr__)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from attention_cases import sine_input
+from flax import nnx
 
 from golden_cases import COPIES, golden_folders, load_arrays, load_state_dict
 from lit_jax.config import PixArtConfig
@@ -65,10 +66,22 @@ def golden_model(folder: Path, case: str) -> tuple[PixArtConfig, Params]:
     return config, import_params(state, config)[0]
 
 
+def quick_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`jax.jit` at half the compile time: these networks are too small to be worth optimising."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.cache
 def forward(config: PixArtConfig) -> Callable[..., jax.Array]:
     """The compiled network, one per configuration."""
-    return jax.jit(apply_fn(config))
+    return quick_jit(apply_fn(config))
+
+
+def filled(build: Callable[[], Any], params: Params) -> Any:
+    """The module that `build` makes, with these parameters."""
+    graphdef, state = nnx.split(nnx.eval_shape(build))
+    nnx.replace_by_pure_dict(state, params)
+    return nnx.merge(graphdef, state)
 
 
 def condition(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -56,7 +57,7 @@ from lit_jax.weights.folder import (
     staged_model_dir,
     write_config,
 )
-from lit_jax.weights.hub import hub_config
+from lit_jax.weights.hub import as_written, hub_config
 from lit_jax.weights.pairing import StateDict, layout_named, unwritten
 from lit_jax.weights.streaming import write_unread
 from lit_jax.weights.tables import EXPORT_LAYOUTS, HUB_LAYOUTS, Layout, layout_of
@@ -121,7 +122,10 @@ def import_checkpoint(args: argparse.Namespace) -> None:
         write_config(staged, config, provenance)
         if args.verify:
             verify(state, layout, staged, args.dtype)
-    print(f"{work.used} keys used ({checkpoint.kind} weights), {work.parameters:,} parameters")
+    print(
+        f"{work.used} keys used ({checkpoint.kind} weights), {work.parameters:,} parameters,"
+        f" stored as {', '.join(sorted(work.dtypes))}, written as {args.dtype}"
+    )
     for key, reason in _summary(work.dropped).items():
         print(f"dropped {key}: {reason}")
     print("model: " + " ".join(f"{k}={v}" for k, v in architecture(config).items()))
@@ -210,7 +214,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     state = export_params(params, config, layout)
     dst.parent.mkdir(parents=True, exist_ok=True)
     if as_folder:
-        written = _write_hub_folder(dst, state, config)
+        written = _write_hub_folder(dst, state, as_written(config, layout))
     else:
         written = dst
         if dst.suffix in SAFETENSORS:
@@ -265,13 +269,20 @@ def _deviation(state: Mapping[str, np.ndarray], config: NetworkConfig) -> str:
 
 
 def parse_settings(settings: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """`--set key=value` groups as typed values: none, true, false, numbers, HEIGHTxWIDTH, words."""
+    """`--set key=value` groups as typed values: none, true, false, numbers, HEIGHTxWIDTH, lists of
+    integers (1,2,3) and words. `group.key=value` sets one key of a group."""
     values: dict[str, Any] = {}
     for setting in (word for group in settings for word in group):
         key, separator, text = setting.partition("=")
         if not separator or not key or not text:
             raise ValueError(f"--set {setting!r} is not of the form key=value")
-        values[key] = _value(text)
+        *groups, last = key.split(".")
+        place = values
+        for name in groups:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"--set {setting!r}: {name} is a value already, not a group")
+        place[last] = _value(text)
     return values
 
 
@@ -282,6 +293,8 @@ def _value(text: str) -> Any:
     if text.count("x") == 1 and text.replace("x", "").isdigit() and "x" not in (text[0], text[-1]):
         height, width = text.split("x")
         return int(height), int(width)
+    if re.fullmatch(r"\d+(,\d+)*,?", text) and "," in text:
+        return [int(number) for number in text.split(",") if number]
     for number in (int, float):
         try:
             return number(text)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
-from lit_jax.weights.files import WINDOW_BYTES
+from lit_jax.weights.files import WINDOW_BYTES, require_checkpoint
 from lit_jax.weights.tables import Shape
 
 TORCH = (".pt", ".pth", ".bin")
@@ -58,27 +61,45 @@ class TorchReader:
             self._read_bytes = 0
         tensor = self._tensors[key].detach()
         self._read_bytes += tensor.numel() * tensor.element_size()
-        # numpy has no bfloat16 of its own.
-        name = str(tensor.dtype)
-        array: np.ndarray = (tensor.float() if name == "torch.bfloat16" else tensor).numpy()
+        if str(tensor.dtype) == "torch.bfloat16":
+            # torch hands over no bfloat16, which numpy has from ml_dtypes alone; the bits it does.
+            return tensor.view(import_torch("bfloat16").int16).numpy().view(ml_dtypes.bfloat16)
+        array: np.ndarray = tensor.numpy()
         return array
 
 
 def _load(path: Path) -> Any:
     """The content of a torch file; the arguments that DiT's train.py stores are allowed."""
     torch = import_torch(f"a {path.suffix} file")
+    require_checkpoint(path)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             # Files from before torch 1.6 are no zip archives and cannot be mapped.
             mapped = zipfile.is_zipfile(path)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{path} cannot be read as plain tensors ({reason}). Files that need other Python"
-            " objects to unpickle are refused, since unpickling runs code; save the state dict"
-            " alone: torch.save(model.state_dict(), FILE)"
-        ) from error
+        raise ValueError(f"{path} {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file could not be loaded, as the rest of a sentence, and what helps."""
+    if needed := re.search(r"(?:GLOBAL|function|class|import) ([\w.]+)", str(error)):
+        return (
+            f"is refused: to unpickle it, {needed[1]} would have to be called, and it could do"
+            " anything. A checkpoint needs tensors alone; where you trust the file, save those:"
+            " torch.save(model.state_dict(), FILE)"
+        )
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return (
+            f"cannot be read: it is cut short at {path.stat().st_size:,} bytes, the end of the"
+            " archive is missing; download or copy it again"
+        )
+    inner = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+    first = inner[1] if inner else (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"cannot be read: it is no file of tensors that torch.save wrote ({first})"
 
 
 def _select(path: Path, content: Any, weights: str | None) -> tuple[str, Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from flax import nnx
 from lit_jax.config import AutoencoderConfig
 from lit_jax.models.autoencoder_blocks import Conv, Decoder, Encoder
 from lit_jax.models.dit import dtype_name
-from lit_jax.models.tiling import Progress, in_tiles
+from lit_jax.models.tiling import Progress, check_tiles, in_tiles
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -110,6 +110,7 @@ class AutoencoderKL(nnx.Module):
         norm looks at the whole image and convolutions look over the border of a tile. EXACTNESS
         """
         _check("latents", latents_BxHxWxL, self.config.latent_channels)
+        check_tiles(tile, overlap)
         return in_tiles(
             lambda part: _ascend(self, part),
             _begin(self, latents_BxHxWxL),

@@ -45,6 +45,15 @@ def tile_weights(length: int, tile: int, overlap: int, scale: int) -> dict[int, 
     }
 
 
+def check_tiles(tile: int, overlap: int) -> None:
+    """Raises ValueError for a tile or an overlap that make no sense."""
+    if tile < 1 or not 0 <= overlap < tile:
+        raise ValueError(
+            f"tile {tile} with overlap {overlap}; the tile must be at least 1 and the overlap"
+            " at least 0 and smaller than the tile"
+        )
+
+
 def in_tiles(
     function: Callable[[Any], Any],
     x_BxHxWxC: Any,
@@ -60,14 +69,9 @@ def in_tiles(
     x [B, H scale_in, W scale_in, C] -> float32 numpy [B, H scale_out, W scale_out, C'], where
     `function` does the same for a tile. All tiles have one shape, so that a jitted function is
     compiled once; where the image is shorter than a tile, so is the tile. Runs on the host: the
-    result never is on the device as a whole. Raises ValueError for a tile or an overlap that make
-    no sense.
+    result never is on the device as a whole. Raises what `check_tiles` raises.
     """
-    if tile < 1 or not 0 <= overlap < tile:
-        raise ValueError(
-            f"tile {tile} with overlap {overlap}; the tile must be at least 1 and the overlap"
-            " at least 0 and smaller than the tile"
-        )
+    check_tiles(tile, overlap)
     height, width = (side // scale_in for side in x_BxHxWxC.shape[1:3])
     rows, columns = (tile_weights(side, tile, overlap, scale_out) for side in (height, width))
     result: np.ndarray | None = None

@@ -52,8 +52,8 @@ class Piece:
 class Import:
     """A checkpoint paired with a model: leaf shapes now, numbers tensor by tensor.
 
-    `problems` and `notes` grow while numbers are read; `finish` raises the former. `dropped` maps the keys that
-    hold no parameter to the reason.
+    `problems` and `notes` grow while numbers are read; `finish` raises the former. `dtypes` are
+    those of the tensors read so far. `dropped` maps the keys that hold no parameter to the reason.
     """
 
     state: StateDict
@@ -66,6 +66,7 @@ class Import:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: int = 0
+    dtypes: set[str] = field(default_factory=set)
 
     @property
     def parameters(self) -> int:
@@ -79,7 +80,9 @@ class Import:
     def pieces(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
         """(place on the stacked axis, float32 numbers) of every piece of one leaf."""
         for piece in self._plan[path]:
-            array, problems = _as_float32(piece.key, self.state[piece.key], piece.slot, piece.part)
+            stored = np.asarray(self.state[piece.key])
+            self.dtypes.add(stored.dtype.name)
+            array, problems = _as_float32(piece.key, stored, piece.slot, piece.part)
             self.problems += problems
             self.done += array.size
             yield piece.slot.index, TRANSFORMS[piece.slot.row.transform].to_param(array)
@@ -233,9 +236,8 @@ def position_problem(stored: Tensor, config: DiTConfig | PixArtConfig) -> str | 
     )
 
 
-def _as_float32(key: str, tensor: Tensor, slot: Slot, part: int) -> tuple[np.ndarray, list[str]]:
+def _as_float32(key: str, array: np.ndarray, slot: Slot, part: int) -> tuple[np.ndarray, list[str]]:
     """One of the equal parts of a tensor as float32, and what is wrong with it."""
-    array = np.asarray(tensor)
     floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
     name = array.dtype.name
     rows = slot.part_shape[0]

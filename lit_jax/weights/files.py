@@ -132,6 +132,18 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
+def require_checkpoint(path: Path) -> None:
+    """Raises ValueError for what often lies where a weight file should be."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        raise ValueError(f"{path} is empty (0 bytes); download or copy it again")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull")
+    if start.lstrip()[:1] == b"<":
+        raise ValueError(f"{path} is a web page, not a checkpoint; download it from a direct link")
+
+
 class Reader(Protocol):
     """One open weight file."""
 
@@ -162,6 +174,7 @@ class SafetensorsReader:
     """
 
     def __init__(self, path: Path) -> None:
+        require_checkpoint(path)
         self._path, self._read_bytes = path, 0
         try:
             self._handle = self._open()
@@ -169,7 +182,8 @@ class SafetensorsReader:
             self.shapes = {k: tuple(self._handle.get_slice(k).get_shape()) for k in names}
             metadata = self._handle.metadata() or {}
         except (safetensors.SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+            reason = _truncation(path) or f"it is no safetensors file ({error})"
+            raise ValueError(f"{path} cannot be read: {reason}") from error
         self.stored: dict[str, Any] = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
         """The architecture that this package stored with the tensors, {} if none."""
 
@@ -185,6 +199,25 @@ class SafetensorsReader:
             raise ValueError(f"{self._path}: {key!r} cannot be read: {error}") from error
         self._read_bytes += array.nbytes
         return array
+
+
+def _truncation(path: Path) -> str | None:
+    """How much of a safetensors file is missing, by its own header; None if it is none."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if size < 8 or length > 100 * 2**20:
+            return None
+        header = file.read(length)
+    if header[:1] != b"{":
+        return None
+    needed = f"more than {8 + length:,}"
+    if len(header) == length:
+        entries = json.loads(header)
+        ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
+        needed = f"{8 + length + max(ends, default=0):,}"
+    return f"it is cut short, {size:,} of {needed} bytes; download or copy it again"
 
 
 def join_shards(

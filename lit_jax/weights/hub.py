@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from lit_jax.config import AutoencoderConfig, DiTConfig, NetworkConfig, PixArtConfig, T5Config
+from lit_jax.weights.pairing import unwritten
+from lit_jax.weights.tables import Layout
 
 DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_FILE = "model.safetensors"
@@ -27,6 +30,14 @@ def hub_config(config: NetworkConfig) -> tuple[dict[str, Any], str]:
     if isinstance(config, T5Config):
         return _t5(config), TRANSFORMERS_FILE
     raise ValueError(f"neither diffusers nor transformers has a {config.family} network")
+
+
+def as_written(config: NetworkConfig, layout: Layout) -> NetworkConfig:
+    """The configuration of what a file of `layout` holds of a network."""
+    if "y_embedder/null_caption" in unwritten(config, layout):
+        assert isinstance(config, PixArtConfig)
+        return dataclasses.replace(config, model_max_length=None)
+    return config
 
 
 def _transformer(config: DiTConfig | PixArtConfig) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golden_cases import relative_error
-from lit_jax.models.autoencoder_blocks import Decoder, nearest_twice
+from lit_jax.models.autoencoder_blocks import Decoder, Encoder, nearest_twice
 from lit_jax.models.tiling import in_tiles, tile_starts, tile_weights
 from lit_jax.models.zoo import with_params
 
@@ -142,10 +142,19 @@ def test_tiles_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert traces == [(1, 7, 7, 8)]
 
 
-def test_bfloat16_in_tiles() -> None:
+def test_bfloat16_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Features put together in float32 go on in the dtype of the model."""
+    seen: list[Any] = []
+    finish = Encoder.finish
+
+    def watched(self: Encoder, x_BxHxWxC: jax.Array) -> jax.Array:
+        seen.append(x_BxHxWxC.dtype)
+        return finish(self, x_BxHxWxC)
+
+    monkeypatch.setattr(Encoder, "finish", watched)
     half = in_bfloat16(tiny())
     image = normal(1, 1, 12, 18, 3)
     moments = half.encode_tiled(image, 9, 2)
+    assert seen == [jnp.bfloat16]
     assert moments.dtype == np.float32
     assert deviation(moments, encode(half, image)) < 0.01

@@ -146,7 +146,11 @@ def test_overrides() -> None:
     [
         ("LiT-XL/3", {}, r"unknown model 'LiT-XL/3'; did you mean 'LiT-XL/\d'\?.*DiT-B/2.*LiT-S/8"),
         ("Lit", {}, r"unknown model 'Lit'; did you mean 'LiT'"),
-        ("nothing alike", {}, r"unknown model 'nothing alike' \(known: AutoencoderKL, DiT, DiT-B/2"),
+        (
+            "nothing alike",
+            {},
+            r"unknown model 'nothing alike' \(known: AutoencoderKL, DiT, DiT-B/2",
+        ),
         (
             "DiT-S/2",
             {"hiden_size": 8},

@@ -31,7 +31,7 @@ from lit_jax.config import (  # noqa: E402
 from tools import torch_reference  # noqa: E402
 from tools.torch_reference import dit, inception, layers, library, pixart  # noqa: E402
 
-FORWARD, GELU = 1e-5, 5e-5
+FORWARD, GELU, DOUBLE = 1e-5, 5e-5, 1e-12
 
 Tensors = dict[str, torch.Tensor]
 Fields = dict[str, Any]
@@ -84,7 +84,7 @@ def joined(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 def error(value: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest absolute error over the largest expected magnitude."""
-    assert value.shape == expected.shape and value.dtype == torch.float32
+    assert value.shape == expected.shape and value.dtype == expected.dtype
     return float((value - expected).abs().max() / expected.abs().max())
 
 
@@ -215,11 +215,65 @@ def test_dit_of_diffusers(case: str, folder: Path) -> None:
     assert random[0] == random[1] != random[2] and all(0.05 < value < 1 for value in random)
 
 
+def doubled(values: Tensors, *names: str) -> Tensors:
+    """`values` in double precision, all of them or those of `names`."""
+    return {k: v.double() if k in (names or values) else v for k, v in values.items()}
+
+
+def official_dit(state: Tensors, depth: int) -> Tensors:
+    """The state dict of diffusers' DiT under the official names."""
+    names = {
+        "pos_embed.proj": "x_embedder.proj",
+        "proj_out_1": "final_layer.adaLN_modulation.1",
+        "proj_out_2": "final_layer.linear",
+        "transformer_blocks.0.norm1.emb.timestep_embedder.linear_1": "t_embedder.mlp.0",
+        "transformer_blocks.0.norm1.emb.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    }
+    for i in range(depth):
+        old, new = f"transformer_blocks.{i}", f"blocks.{i}"
+        names |= {
+            f"{old}.norm1.linear": f"{new}.adaLN_modulation.1",
+            f"{old}.attn1.to_out.0": f"{new}.attn.proj",
+            f"{old}.ff.net.0.proj": f"{new}.mlp.fc1",
+            f"{old}.ff.net.2": f"{new}.mlp.fc2",
+        }
+    official = {
+        f"{new}.{part}": state[f"{old}.{part}"]
+        for old, new in names.items()
+        for part in ("weight", "bias")
+    }
+    table = "embedding_table.weight"
+    official[f"y_embedder.{table}"] = state[
+        f"transformer_blocks.0.norm1.emb.class_embedder.{table}"
+    ]
+    for i in range(depth):
+        for part in ("weight", "bias"):
+            rows = [state[f"transformer_blocks.{i}.attn1.to_{name}.{part}"] for name in "qkv"]
+            official[f"blocks.{i}.attn.qkv.{part}"] = torch.cat(rows)
+    return official
+
+
+@sources("hf_dit")
+def test_dit_of_diffusers_is_the_plain_one_in_double_precision(case: str, folder: Path) -> None:
+    """Where the epsilon of a norm shows, which single precision hides."""
+    pytest.importorskip("diffusers")
+    fields = architecture(
+        DiTConfig(input_size=16, hidden_size=32, depth=2, num_heads=4, num_classes=10)
+    )
+    state = doubled(weights(case, folder))
+    inputs = doubled(torch_reference.random_inputs("DiT", fields, live_seed()), "x")
+    out = joined(torch_reference.outputs(state, "DiT/diffusers", fields, inputs))
+    official = official_dit(state, fields["depth"])
+    expected = joined(torch_reference.outputs(official, "DiT/dit", fields, inputs))
+    assert error(out, expected) < DOUBLE
+
+
 @pytest.mark.parametrize(
     ("case", "weights_of"), [("hf_pixart", "pixart_base"), ("hf_pixart_micro", "pixart_ms_micro")]
 )
 def test_pixart_of_diffusers(case: str, weights_of: str) -> None:
-    """Against its own golden outputs, and on other sizes against the official network."""
+    """Against its own golden outputs, and on other sizes against the plain network, where double
+    precision shows the epsilon of a norm."""
     pytest.importorskip("diffusers")
     folder = next((f for f in golden_folders() if (f / f"{case}.npz").exists()), None)
     if folder is None or not (folder / f"{weights_of}.json").exists():
@@ -236,13 +290,14 @@ def test_pixart_of_diffusers(case: str, weights_of: str) -> None:
         assert error(out, expected) < FORWARD
 
     inputs = torch_reference.random_inputs("PixArt", fields, live_seed())
+    inputs, state = doubled(inputs, "x", "tokens"), doubled(state)
     rows, columns = inputs["x"].shape[2:]
     assert rows != columns
-    official = weights(weights_of, folder)
+    official = doubled(weights(weights_of, folder))
     expected = joined(torch_reference.outputs(official, "PixArt/pixart", fields, inputs))
     spare = {"caption_projection.y_embedding": torch.zeros(12, 32)}
     out = joined(torch_reference.outputs(state | spare, layout, fields, inputs))
-    assert error(out, expected) < FORWARD
+    assert error(out, expected) < DOUBLE
 
 
 @pytest.mark.parametrize(

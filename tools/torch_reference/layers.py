@@ -67,7 +67,8 @@ def affine_norm(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 def scalar_embedding(state: State, name: str, values: torch.Tensor) -> torch.Tensor:
     """Sinusoid and two-layer perceptron of scalars [B] -> [B, width]."""
-    return linear(state, f"{name}.mlp.2", F.silu(linear(state, f"{name}.mlp.0", sinusoid(values))))
+    waves = sinusoid(values).to(state[f"{name}.mlp.0.weight"].dtype)
+    return linear(state, f"{name}.mlp.2", F.silu(linear(state, f"{name}.mlp.0", waves)))
 
 
 def sinusoid(values: torch.Tensor, width: int = 256) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,6 +56,7 @@ def detect_config(
     companions = detector.from_hub(hub) if hub else {}
     told = _told(layout, name, overrides or {}, companions | dict(stored or {}))
     _check_required(shapes, detector)
+    told = detector.settle(shapes, told)
     found = detector.read(shapes, told)
     _check_differences(told, found, name)
     fields = told | found
@@ -87,7 +89,15 @@ def _told(
             named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
     if named.get("family") == "LiT" and layout.config is not DiTConfig:
         named["family"] = layout.config.family  # a text-to-image LiT is a PixArt
-    return typed_fields(layout.config, {**companions, **named, **given}, "model")
+    merged = {**companions, **named, **given}
+    typed = typed_fields(layout.config, merged, "model")
+    # Of a group only the keys that were given are said; the others are not its defaults.
+    return {
+        field: {key: getattr(value, key) for key in merged[field]}
+        if isinstance(merged[field], Mapping) and dataclasses.is_dataclass(value)
+        else value
+        for field, value in typed.items()
+    }
 
 
 def _check_kind(layout: Layout, name: str, family: str) -> None:
@@ -122,7 +132,7 @@ def _check_differences(told: Mapping[str, Any], found: Mapping[str, Any], name: 
     differences = [
         f"{field}: asked for {told[field]!r}, the checkpoint has {value!r}"
         for field, value in found.items()
-        if field in told and _square(told[field]) != _square(value)
+        if field in told and not _agree(told[field], value)
     ]
     if differences:
         asked = f"--model {name}" if name else "what was asked for"
@@ -140,6 +150,13 @@ def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
         if row.get("mixer") == "softmax" and all(row[f] == fields.get(f) for f in same)
     }
     return {"num_heads": heads.pop()} if len(heads) == 1 else {}
+
+
+def _agree(said: Any, value: Any) -> bool:
+    """Whether what was said describes the value, key by key for a group."""
+    if isinstance(said, Mapping):
+        return all(getattr(value, key, None) == part for key, part in said.items())
+    return bool(_square(said) == _square(value))
 
 
 def _square(value: Any) -> Any:

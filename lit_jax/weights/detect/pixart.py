@@ -194,6 +194,17 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def settle(shapes: Shapes, told: dict[str, Any]) -> dict[str, Any]:
+    """The constructor of a text-to-image LiT is the official PixArt's, whose `num_heads` the linear
+    mixer replaces in the self-attention alone: where the convolution tells other linear heads, the
+    number that was said can only be that of the cross-attention."""
+    linear = read_mixer(shapes, shapes.expect("x_embedder/kernel")[0]).get("num_heads")
+    said = told.get("num_heads", linear)
+    if linear is None or said == linear or "cross_num_heads" in told:
+        return told
+    return told | {"num_heads": linear, "cross_num_heads": said}
+
+
 def _why_num_heads(shapes: Shapes) -> str:
     if shapes.layout.name == "lit":
         return "no depth-wise convolution tells the head width"
@@ -227,4 +238,5 @@ DETECTOR = Detector(
         "pe_interpolation": (_why_positions, "pe_interpolation=SIDE_IN_PIXELS/512"),
     },
     from_hub=from_hub,
+    settle=settle,
 )

@@ -69,6 +69,7 @@ class Detector:
                 file or its config.json say; ValueError for nonsense
     asks        fields that shapes may leave open -> (why, given the shapes, as a clause; example
                 for --set)
+    settle      (shapes, told) -> told, where a word means something else for this checkpoint
     from_hub    the config.json beside a Hugging Face file -> fields; ValueError when it describes
                 a network that this package does not have
     """
@@ -77,6 +78,7 @@ class Detector:
     read: Callable[[Shapes, Mapping[str, Any]], dict[str, Any]]
     asks: Mapping[str, tuple[Callable[[Shapes], str], str]]
     from_hub: Callable[[Mapping[str, Any]], dict[str, Any]]
+    settle: Callable[[Shapes, dict[str, Any]], dict[str, Any]] = lambda shapes, told: told
 
 
 def mlp_ratio(width: int, hidden: int, told: Mapping[str, Any]) -> float:
