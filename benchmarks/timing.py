@@ -37,6 +37,12 @@ def save(name: str, rows: list[dict[str, Any]], ratio: tuple[str, str]) -> None:
     slow, fast = ratio
     for row in rows:
         row["ratio"] = row[slow] / row[fast]
+    unit = "milliseconds, median of alternating calls"
+    write(name, rows, {"unit": unit, "ratio": f"{slow} / {fast}"})
+
+
+def write(name: str, rows: list[dict[str, Any]], about: dict[str, Any]) -> None:
+    """Prints the table and writes it with what it is `about`, hardware and versions."""
     columns = list(rows[0])
     print("  ".join(f"{column:>12}" for column in columns))
     for row in rows:
@@ -50,10 +56,8 @@ def save(name: str, rows: list[dict[str, Any]], ratio: tuple[str, str]) -> None:
         "machine": platform.machine(),
         "python": platform.python_version(),
         "jax": jax.__version__,
-        "unit": "milliseconds, median of alternating calls",
-        "ratio": f"{slow} / {fast}",
-        "rows": rows,
     }
+    content |= about | {"rows": rows}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}_{device.platform}.json"
     path.write_text(json.dumps(content, indent=2) + "\n")

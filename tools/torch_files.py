@@ -86,8 +86,8 @@ def _reason(path: Path, error: Exception) -> str:
     """Why a file could not be loaded, as the rest of a sentence, and what helps."""
     if needed := re.search(r"(?:GLOBAL|function|class|import) ([\w.]+)", str(error)):
         return (
-            f"is refused: to unpickle it, {needed[1]} would have to be called, and it could do"
-            " anything. A checkpoint needs tensors alone; where you trust the file, save those:"
+            f"is refused: unpickling it would call {needed[1]}, and a file that calls functions can"
+            " do anything. A checkpoint needs tensors alone; if you trust the file, save those:"
             " torch.save(model.state_dict(), FILE)"
         )
     with open(path, "rb") as file:

@@ -78,7 +78,7 @@ def sample(
     range, guidance of a model without null class, or an `out` that holds samples already.
     """
     out = Path(out)
-    config = folder.read_config(model)
+    config = folder.read_dit_config(model)
     check(config, protocol, labels, num_samples, batch_size)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; --out is a folder")
@@ -155,8 +155,9 @@ def make_process(config: DiTConfig, steps: str) -> GaussianProcess:
 
 def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DiTConfig, Any]:
     """Configuration and parameters of a model folder or workdir, straight onto the mesh."""
-    abstract = zoo.abstract_params(folder.read_config(model))
-    return folder.load_model_dir(model, sharding.tree_shardings(abstract, mesh))
+    config = folder.read_dit_config(model)
+    shardings = sharding.tree_shardings(zoo.abstract_params(config), mesh)
+    return config, folder.load_model_dir(model, shardings)[1]
 
 
 @functools.lru_cache(maxsize=8)

@@ -109,7 +109,7 @@ def check_teacher(config: TrainConfig, student: DiTConfig) -> DiTConfig | None:
         return None
     folder.require_weights(path)
     teacher = dataclasses.replace(
-        folder.read_config(path), dtype=student.dtype, scan_unroll=student.scan_unroll
+        folder.read_dit_config(path), dtype=student.dtype, scan_unroll=student.scan_unroll
     )
     for name in ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"):
         if getattr(teacher, name) != getattr(student, name):
@@ -124,7 +124,7 @@ def check_inheritance(config: TrainConfig, student: DiTConfig) -> None:
     """The source must have what its policy names, in the student's shapes."""
     settings = config.inherit
     folder.require_weights(settings.source)
-    source = folder.read_config(settings.source)
+    source = folder.read_dit_config(settings.source)
     shapes, source_shapes = zoo.abstract_params(student), zoo.abstract_params(source)
     inherited_paths(student, shapes, source, source_shapes, settings.policy, settings.reinitialise)
 

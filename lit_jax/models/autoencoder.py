@@ -102,12 +102,16 @@ class AutoencoderKL(nnx.Module):
         The middle block, with its attention, sees the whole latent. The levels above it, where
         nearly all memory goes, run on square tiles of `tile` latent pixels that share at least
         `overlap` of them: one after another, all with one compiled program, blended linearly where
-        they overlap. Device memory is that of one tile of B images, and 2 KB of each latent pixel
-        for every copy of the middle block's 512 float32 channels. `progress(done, total)` is called
-        after every tile. Runs on the host, so not inside jit.
+        they overlap. `progress(done, total)` is called after every tile. Runs on the host, so not
+        inside jit. Temporary device memory of the released network, in float32 and per image, as
+        XLA plans it: 0.9 GB for a tile of 64, 27 KB per latent pixel for the middle block (1.7 GB
+        for 2048 x 2048 image pixels); `decode` takes 230 KB per latent pixel (15 GB).
 
         One tile that holds the whole image gives what `decode` gives. Several do not, because group
-        norm looks at the whole image and convolutions look over the border of a tile. EXACTNESS
+        norm looks at the whole image and convolutions look over the border of a tile. Measured on
+        the released architecture with random weights, a latent of 96 x 96 in four tiles of 64: the
+        root mean square difference is 4 % of the image's standard deviation (10 % if the middle
+        block ran on tiles, too). Trained weights were not measured.
         """
         _check("latents", latents_BxHxWxL, self.config.latent_channels)
         check_tiles(tile, overlap)

@@ -147,7 +147,8 @@ def require_checkpoint(path: Path) -> None:
 class Reader(Protocol):
     """One open weight file."""
 
-    shapes: Mapping[str, Shape]
+    @property
+    def shapes(self) -> Mapping[str, Shape]: ...
 
     def read(self, key: str) -> np.ndarray: ...
 

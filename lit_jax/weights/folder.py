@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from lit_jax.config import (
+    DiTConfig,
     NetworkConfig,
     architecture,
     config_class,
@@ -140,6 +141,14 @@ def read_config(path: str | Path) -> NetworkConfig:
     if missing := sorted(set(fields) - set(content["model"])):
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     return from_mapping(cls, content["model"], where)
+
+
+def read_dit_config(path: str | Path) -> DiTConfig:
+    """As `read_config`, for jobs on class-conditional models; ValueError for any other network."""
+    config = read_config(path)
+    if not isinstance(config, DiTConfig):
+        raise ValueError(f"{path} holds a {config.family}; a DiT or LiT on class labels is needed")
+    return config
 
 
 def load_model_dir(

@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lit_jax.config import AutoencoderConfig, DiTConfig, NetworkConfig, PixArtConfig, T5Config
+from lit_jax.config import (
+    AutoencoderConfig,
+    DiTConfig,
+    NetworkConfig,
+    PixArtConfig,
+    T5Config,
+    network_fields,
+)
 from lit_jax.weights.pairing import unwritten
 from lit_jax.weights.tables import Layout
 
@@ -98,9 +105,8 @@ def _autoencoder(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def _t5(config: T5Config) -> dict[str, Any]:
-    names = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    names += ("relative_attention_num_buckets", "relative_attention_max_distance")
-    return {name: getattr(config, name) for name in (*names, "layer_norm_epsilon")} | {
+    names = [name for name in network_fields(T5Config) if name != "family"]
+    return {name: getattr(config, name) for name in names} | {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",
         "feed_forward_proj": "gated-gelu",

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from lit_jax.config import NetworkConfig
+
 Shape = tuple[int, ...]
 
 BLOCK = "{block}"
@@ -143,7 +145,7 @@ class Layout:
     """
 
     name: str
-    config: type
+    config: type[NetworkConfig]
     holds: Callable[[Any], bool]
     rows: tuple[Row, ...]
     marks: tuple[str, ...]
