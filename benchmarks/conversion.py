@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import re
 import shutil
 import subprocess
 import sys
@@ -87,6 +87,17 @@ def write_source(path: Path, config: NetworkConfig, layout: str) -> int:
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))
 
 
+def high_water_mark(pid: int) -> int:
+    """Largest resident set of a running process in bytes, mapped files included. (The figure that
+    wait4 returns would begin with that of this process.)"""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
+
+
 def measure(name: str, folder: Path, extra: list[str]) -> dict[str, Any]:
     """One conversion in a process of its own."""
     layout, file, flags = CASES[name]
@@ -96,19 +107,21 @@ def measure(name: str, folder: Path, extra: list[str]) -> dict[str, Any]:
     command = [sys.executable, str(TOOL), "--src", str(source), "--dst", str(target)]
     began = time.perf_counter()
     process = subprocess.Popen([*command, *flags, *extra])
-    _, status, usage = os.wait4(process.pid, 0)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, high_water_mark(process.pid))
+        time.sleep(0.05)
     seconds = time.perf_counter() - began
-    if status:
-        raise RuntimeError(f"{name}: the converter ended with status {status}")
+    if process.returncode:
+        raise RuntimeError(f"{name}: the converter ended with status {process.returncode}")
     shutil.rmtree(target)
     shutil.rmtree(source) if source.is_dir() else source.unlink()
-    # Linux counts the resident set in KiB.
     return {
         "model": name,
         "layout": layout,
         "source_GB": size / 1e9,
         "seconds": seconds,
-        "peak_GB": usage.ru_maxrss * 1024 / 1e9,
+        "peak_GB": peak / 1e9,
         "limit_GB": size / 1e9 + 2,
     }
 

@@ -31,7 +31,7 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from lit_jax.config import NetworkConfig, architecture
+from lit_jax.config import InceptionConfig, NetworkConfig, architecture
 from lit_jax.models.zoo import count_params
 from lit_jax.weights.convert import Import, export_params, start_import
 from lit_jax.weights.detect import detect_config
@@ -108,6 +108,8 @@ def import_checkpoint(args: argparse.Namespace) -> None:
     config = detect_config(
         state, args.model, parse_settings(args.set), checkpoint.stored, source.hub, layout
     )
+    if args.dtype != "float32" and isinstance(config, InceptionConfig):
+        raise ValueError(f"--dtype {args.dtype}: rounded weights would change every score")
     work = start_import(state, config, layout)
     _check_space(Path(args.dst), work, args.dtype)
     with staged_model_dir(args.dst, args.overwrite) as staged:

@@ -82,11 +82,12 @@ def _told(
             raise unknown_name("model", name, SIZES | FAMILIES)
         row = SIZES.get(name, FAMILIES.get(name, {}))
         _check_kind(layout, name, row["family"])
-        # The family is checked; within it the keys tell which mixer it is.
+        # The family is checked; within it the keys tell the mixer and a stored null caption.
         named = {"family": row["family"]}
         if name in SIZES:
-            named = {k: v for k, v in row.items() if k != "mixer"}
+            named = {k: v for k, v in row.items() if k not in ("mixer", "model_max_length")}
             named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
+        _check_companions(name, named, companions)
     if named.get("family") == "LiT" and layout.config is not DiTConfig:
         named["family"] = layout.config.family  # a text-to-image LiT is a PixArt
     merged = {**companions, **named, **given}
@@ -98,6 +99,17 @@ def _told(
         else value
         for field, value in typed.items()
     }
+
+
+def _check_companions(name: str, named: Mapping[str, Any], companions: Mapping[str, Any]) -> None:
+    """A name must not overrule what the checkpoint says of itself; `overrides` may."""
+    differences = [
+        f"{field}: {value!r} in {name}, {companions[field]!r} beside the checkpoint"
+        for field, value in named.items()
+        if field in companions and not _agree(companions[field], value)
+    ]
+    if differences:
+        raise ValueError(f"the checkpoint is not --model {name}:\n  " + "\n  ".join(differences))
 
 
 def _check_kind(layout: Layout, name: str, family: str) -> None:

@@ -61,6 +61,19 @@ _DIFFUSERS = (
     *linear("proj_out_2", "final_layer/linear"),
 )
 
+
+def _diffusers_holds(config: DiTConfig) -> bool:
+    """Its class has the null row, a square input and an MLP four times as wide as the model."""
+    height, width = config.image_size
+    return (
+        config.mixer == "softmax"
+        and config.qkv_bias
+        and config.null_label is not None
+        and height == width
+        and config.mlp_width == 4 * config.hidden_size
+    )
+
+
 LAYOUTS = (
     Layout(
         name="dit",
@@ -83,8 +96,7 @@ LAYOUTS = (
     Layout(
         name="diffusers",
         config=DiTConfig,
-        # diffusers has no unconditional DiT, and none without the null class.
-        holds=lambda config: config.mixer == "softmax" and config.null_label is not None,
+        holds=_diffusers_holds,
         rows=_DIFFUSERS,
         marks=("transformer_blocks.0.norm1.emb.timestep_embedder.linear_1.weight",),
     ),
