@@ -44,6 +44,10 @@ class Run:
 def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
     """All that can be refused without touching a device's memory or the workdir."""
     spec = config.model
+    if zoo.model_family(spec.name) not in ("DiT", "LiT"):
+        raise ValueError(
+            f"model.name is {spec.name!r}; this job trains a DiT or LiT on class labels"
+        )
     student = zoo.model_config(
         spec.name,
         **{

@@ -85,6 +85,14 @@ MODULES: dict[type, tuple[str, str]] = {
 """Configuration -> (module, class), so that a DiT does not pay for importing a VAE."""
 
 
+def model_family(name: str) -> str:
+    """The family of a named size, or of a family's own name; ValueError for any other."""
+    rows = SIZES | FAMILIES
+    if name not in rows:
+        raise unknown_name("model", name, rows)
+    return str(rows[name]["family"])
+
+
 def model_config(name: str, **overrides: Any) -> Any:
     """The configuration of a named size or of a family, with `overrides` of any of its fields.
 
@@ -92,9 +100,7 @@ def model_config(name: str, **overrides: Any) -> Any:
     an unknown name or field, listing the known ones, and for a value of another type.
     """
     rows = SIZES | FAMILIES
-    if name not in rows:
-        raise unknown_name("model", name, rows)
-    cls = config_class(rows[name]["family"])
+    cls = config_class(model_family(name))
     known = [f.name for f in dataclasses.fields(cls)]
     overrides = {ALIASES.get(k, k) if k not in known else k: v for k, v in overrides.items()}
     for key in overrides:

@@ -15,6 +15,10 @@ from lit_jax.models.conditions import TextCondition
 from lit_jax.weights.convert import export_params, import_params
 from lit_jax.weights.detect import detect_config
 
+# Frequencies of the time embedding that differ in their last bit move an angle of 999 by 6e-5, and
+# the output of a narrow network by 2e-6 as a rule, by 1.4e-5 at most in 120 runs.
+TOLERANCE = 3e-5
+
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
@@ -89,7 +93,7 @@ def test_equals_diffusers(micro: bool) -> None:
     cond = TextCondition(tokens, mask, **sizes)
     out = forward(config)(params, np.moveaxis(x, 1, -1), t, cond)
     error = relative_error(np.moveaxis(np.asarray(out), -1, 1), expected)
-    assert error < 1e-5, f"LIT_JAX_TEST_SEED={seed}: {error:.2e} with {hub}"
+    assert error < TOLERANCE, f"LIT_JAX_TEST_SEED={seed}: {error:.2e} with {hub}"
 
     # And back: the same keys and numbers, which diffusers takes in strictly.
     exported = export_params(params, config, "diffusers")

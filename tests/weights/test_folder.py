@@ -20,7 +20,13 @@ import lit_jax
 from lit_jax.config import DiTConfig, architecture
 from lit_jax.models.zoo import Params, init_params, model_config
 from lit_jax.weights import folder
-from lit_jax.weights.folder import load_model_dir, read_config, require_weights, save_model_dir
+from lit_jax.weights.folder import (
+    load_model_dir,
+    read_config,
+    read_dit_config,
+    require_weights,
+    save_model_dir,
+)
 
 TINY = {"hidden_size": 8, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 3}
 
@@ -248,3 +254,18 @@ def test_workdir_gives_the_latest_moving_average(
     loaded, restored = load_model_dir(tmp_path)
     assert loaded == config
     assert_equal(restored, jax.tree.map(lambda leaf: leaf * 10, params))
+
+
+def test_other_networks_are_told_from_a_dit(tmp_path: Path) -> None:
+    """Jobs on class labels say what they were given; `load_model` takes any network."""
+    config = model_config("T5", d_model=8, d_ff=8, d_kv=4, num_heads=2, num_layers=1, vocab_size=9)
+    params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
+    save_model_dir(tmp_path / "t5", config, params, {})
+    assert read_config(tmp_path / "t5") == config
+    with pytest.raises(ValueError, match="t5 holds a T5; a DiT or LiT on class labels is needed"):
+        read_dit_config(tmp_path / "t5")
+    model = lit_jax.load_model(tmp_path / "t5", param_dtype="bfloat16")
+    assert model.blocks.attn.q.kernel[...].dtype == jnp.bfloat16
+    tokens = jnp.array([[1, 2, 3]])
+    whole = lit_jax.load_model(tmp_path / "t5")(tokens, None)
+    np.testing.assert_allclose(model(tokens, None), whole, atol=0.05)

@@ -63,8 +63,14 @@ def _compression(shapes: Shapes, depth: int, told: Mapping[str, Any]) -> dict[st
         wanted = KVCompressConfig(**wanted)
     layers = [n for n in range(depth) if shapes.of(FILTERS, block=n) is not None]
     if not layers:
-        without_filters = wanted is not None and wanted.sampling != "conv"
-        return {"kv_compress_config": wanted if without_filters else None}
+        if wanted is None or wanted.sampling == "conv":
+            return {"kv_compress_config": None}
+        if not wanted.kv_compress_layer:
+            raise ValueError(
+                f"kv_compress_config.sampling is {wanted.sampling!r}, which leaves no trace in the"
+                " checkpoint; say kv_compress_config.kv_compress_layer too"
+            )
+        return {"kv_compress_config": wanted}
     shape = shapes.expect(FILTERS, block=layers[0])
     factor = shapes.ranked(shapes.key(FILTERS, block=layers[0]), shape, 4)[-1]
     sampling = "conv" if wanted is None else wanted.sampling
