@@ -333,7 +333,7 @@ def loss_and_gradient(config: PixArtConfig) -> Callable[..., Any]:
     ids=str,
 )
 def test_unrolling_and_remat_keep_output_and_gradient(fields: dict[str, Any]) -> None:
-    plain = tiny(model_max_length=None, kv_compress_config=KVCompressConfig("conv", 2, (2,)))
+    plain = tiny(model_max_length=None)
     params = random_params(plain)
     gradient, out = loss_and_gradient(dataclasses.replace(plain, **fields))(params)
     expected_gradient, expected = loss_and_gradient(plain)(params)

@@ -1,4 +1,4 @@
-"""Key tables of PixArt and of a text-to-image LiT, in both directions, and what is read off them."""
+"""Key tables of PixArt and of the text-to-image LiT, in both directions, and detection."""
 
 from __future__ import annotations
 
@@ -210,14 +210,14 @@ def test_contradictions() -> None:
     assert found.kv_compress_config == KVCompressConfig("ave", 2, (2,))
     with pytest.raises(ValueError, match="model_max_length: asked for 7, the checkpoint has 5"):
         detect_config(state, None, heads | {"model_max_length": 7})
-    # Filters of a layer beyond the model, or of half a layer, are not silently dropped.
+    # Filters of a layer beyond the model, or a part of them, are not dropped in silence.
+    for key in ("sr.weight", "sr.bias", "norm.weight", "norm.bias"):
+        part = {k: v for k, v in state.items() if k != f"blocks.1.attn.{key}"}
+        with pytest.raises(ValueError, match=rf"layer 1 has a part .* blocks.1.attn.{key} missing"):
+            detect_config(part, None, heads)
     stray = {"blocks.7.attn.sr.weight": np.zeros((24, 1, 2, 2), np.float32)}
-    half = {key: value for key, value in state.items() if key != "blocks.1.attn.sr.bias"}
-    with pytest.raises(ValueError, match="blocks.1.attn.sr.bias"):
-        import_params(half, compressed)
-    assert detect_config(state | stray, None, heads) == dataclasses.replace(
-        compressed, kernel_size=5
-    )
+    with pytest.raises(ValueError, match="beyond the 3 layers .* blocks.7.attn.sr.weight"):
+        detect_config(state | stray, None, heads)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

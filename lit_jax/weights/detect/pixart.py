@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,13 @@ from lit_jax.weights.detect.shapes import Detector, Shapes, mlp_ratio
 
 NULL_CAPTION = "y_embedder/null_caption"
 FILTERS = "kv_compress/conv/kernel"
+FILTER_PARTS = (
+    FILTERS,
+    "kv_compress/conv/bias",
+    "kv_compress/norm/scale",
+    "kv_compress/norm/bias",
+)
+_FILTER_KEY = re.compile(r"blocks\.(\d+)\.attn\.(sr|norm)\.")
 
 # pe_interpolation is read off a table and rounded to a whole number, else to a half, ... else to
 # 1/64, if that is no further away (relatively) than the type of the table can put it.
@@ -61,7 +69,7 @@ def _compression(shapes: Shapes, depth: int, told: Mapping[str, Any]) -> dict[st
     wanted = told.get("kv_compress_config")
     if isinstance(wanted, Mapping):
         wanted = KVCompressConfig(**wanted)
-    layers = [n for n in range(depth) if shapes.of(FILTERS, block=n) is not None]
+    layers = _compressed_layers(shapes, depth)
     if not layers:
         if wanted is None or wanted.sampling == "conv":
             return {"kv_compress_config": None}
@@ -75,6 +83,28 @@ def _compression(shapes: Shapes, depth: int, told: Mapping[str, Any]) -> dict[st
     factor = shapes.ranked(shapes.key(FILTERS, block=layers[0]), shape, 4)[-1]
     sampling = "conv" if wanted is None else wanted.sampling
     return {"kv_compress_config": KVCompressConfig(sampling, factor, tuple(layers))}
+
+
+def _compressed_layers(shapes: Shapes, depth: int) -> list[int]:
+    """Layers that have the filters of key/value compression, each of them whole: other samplings do
+    without, so that an import would not miss a part of them."""
+    if shapes.layout.source_of(FILTERS) is None:
+        return []
+    found = []
+    for layer in range(depth):
+        keys = [shapes.key(target, block=layer) for target in FILTER_PARTS]
+        missing = [key for key in keys if key not in shapes.keys]
+        if 0 < len(missing) < len(keys):
+            raise ValueError(
+                f"layer {layer} has a part of the filters of key/value compression;"
+                f" {', '.join(missing)} missing"
+            )
+        if not missing:
+            found.append(layer)
+    strays = [key for key in shapes.keys if (m := _FILTER_KEY.match(key)) and int(m[1]) >= depth]
+    if strays:
+        raise ValueError(f"filters beyond the {depth} layers of the model: {', '.join(strays)}")
+    return found
 
 
 def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, Any]:
