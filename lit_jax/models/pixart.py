@@ -236,9 +236,7 @@ class PixArt(nnx.Module):
         if (policy := REMAT_POLICIES[config.remat]) is not None:
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)
         for layers, places in _runs(config):
-            of_run = (_part(stacked, layers, config.depth), None)
-            if places is not None:
-                of_run = (of_run[0], _part(kv_stacked, places, len(config.compressed_layers)))
+            of_run = (_of_layers(stacked, layers), _of_layers(kv_stacked, places))
             x_BxNxD, outputs = jax.lax.scan(step, x_BxNxD, of_run, unroll=config.scan_unroll)
             kept += [] if outputs is None else [outputs]
         return x_BxNxD, kept
@@ -275,8 +273,6 @@ def _runs(config: PixArtConfig) -> Iterator[tuple[slice, slice | None]]:
         yield slice(layers[0], layers[-1] + 1), places
 
 
-def _part(stacked: Any, place: slice, whole: int) -> Any:
-    """The layers of `place` of stacked parameters; all of them without a copy."""
-    if place == slice(0, whole):
-        return stacked
-    return jax.tree.map(lambda leaf: leaf[place], stacked)
+def _of_layers(stacked: Any, place: slice | None) -> Any:
+    """Stacked parameters of some layers, None for none; a slice of all of them is no copy."""
+    return None if place is None else jax.tree.map(lambda leaf: leaf[place], stacked)

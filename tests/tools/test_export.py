@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from live_parity import live_seed
 
 from lit_jax.config import architecture
 from lit_jax.models.zoo import Params, abstract_params, apply_fn, model_config
 from lit_jax.weights.folder import load_model_dir, save_model_dir
-from live_parity import live_seed
 from tools.convert_torch_ckpt import main
 
 DIT = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 8, "num_classes": 1000}

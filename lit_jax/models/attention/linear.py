@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import DiTConfig, unknown_name
+from lit_jax.config import DenoiserConfig, unknown_name
 from lit_jax.models.layers import Dense, xavier_uniform
 
 EPS = 1e-6
@@ -106,7 +106,7 @@ class LinearAttention(nnx.Module):
     result returns to the compute dtype before the output projection.
     """
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: DenoiserConfig, *, rngs: nnx.Rngs) -> None:
         if config.kernel_fn not in KERNEL_FUNCTIONS:
             raise unknown_name("kernel_fn", config.kernel_fn, KERNEL_FUNCTIONS)
         D, bias, dtype = config.hidden_size, config.qkv_bias, config.dtype
