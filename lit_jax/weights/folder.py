@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import glob
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,9 @@ from lit_jax.config import (
 )
 from lit_jax.models.dit import dtype_name
 from lit_jax.models.zoo import Params, abstract_params, with_params
+from lit_jax.weights.staging import leftovers as leftovers
+from lit_jax.weights.staging import replace_folder as replace_folder
+from lit_jax.weights.staging import staged_folder
 
 CONFIG, PARAMS, CHECKPOINTS = "config.json", "params", "checkpoints"
 
@@ -67,20 +67,11 @@ def staged_model_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path
     and vanishes otherwise. Raises ValueError as `save_model_dir` does."""
     path = Path(path).absolute()
     check_destination(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        staged.mkdir()
+    with staged_folder(path, overwrite) as staged:
         yield staged
-        _move_into_place(staged, path)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def leftovers(path: str | Path) -> list[Path]:
-    """Folders that killed writers of `path` left beside it."""
-    path = Path(path).absolute()
-    return sorted(path.parent.glob(f".{glob.escape(path.name)}.*.tmp"))
+        # A writer that failed in silence must not replace anything.
+        require_weights(staged)
+        check_destination(path, overwrite)
 
 
 def write_config(folder: Path, config: NetworkConfig, provenance: Mapping[str, Any]) -> None:
@@ -93,13 +84,35 @@ def check_destination(path: str | Path, overwrite: bool) -> None:
     """Raises ValueError unless a model folder may be written at `path`."""
     path = Path(path)
     check_parents(path)
+    if path.is_symlink():
+        raise ValueError(f"{path} is a symbolic link; name the folder itself: {path.resolve()}")
+    if "[" in str(path.absolute()):
+        raise ValueError(f"{path.absolute()} holds a '[', which orbax takes for a pattern; rename")
     if not path.exists():
         return
     if not overwrite:
         raise ValueError(f"{path} exists; pass --overwrite (overwrite=True) to replace it")
-    # Only a model folder is ever deleted: a slip of the destination must not cost other files.
-    if not (path / CONFIG).is_file() or not (path / PARAMS).is_dir():
-        raise ValueError(f"{path} exists and is not a model folder; choose another destination")
+    if strangers := _not_of_a_model(path):
+        raise ValueError(
+            f"{path} exists and is not a model folder ({strangers}); choose another destination"
+        )
+
+
+def _not_of_a_model(path: Path) -> str | None:
+    """What keeps an existing folder from being replaced: only what this package wrote is ever
+    deleted, since a slip of the destination must not cost other files."""
+    if not path.is_dir():
+        return "it is a file"
+    names = set(os.listdir(path))
+    if others := sorted(names - {CONFIG, PARAMS}):
+        return f"it holds {', '.join(others[:3])}"
+    if missing := sorted({CONFIG, PARAMS} - names):
+        return f"it has no {', '.join(missing)}"
+    try:
+        _stored_model(path)
+    except ValueError as error:
+        return str(error)
+    return None if (path / PARAMS / ARRAY_FILES[0]).is_file() else f"{PARAMS}/ holds no arrays"
 
 
 def check_parents(path: Path) -> None:
@@ -124,23 +137,30 @@ def read_config(path: str | Path) -> NetworkConfig:
 
     Raises ValueError when there is no `config.json`, or its fields are not exactly ours.
     """
-    file = _config_file(Path(path))
-    try:
-        content = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ValueError(f'{file} has no "model" group')
-    where = f'"model" of {file}'
-    cls = config_class(content["model"].get("family"))
+    model = _stored_model(Path(path))
+    where = f'"model" of {Path(path) / CONFIG}'
+    cls = config_class(model.get("family"))
     fields = network_fields(cls)
-    for name in content["model"]:
+    for name in model:
         if name not in fields:
             raise unknown_name(f"field in {where}", name, fields)
     # A field that is not there would silently become a default.
-    if missing := sorted(set(fields) - set(content["model"])):
+    if missing := sorted(set(fields) - set(model)):
         raise ValueError(f"{where} lacks {', '.join(missing)}")
-    return from_mapping(cls, content["model"], where)
+    return from_mapping(cls, model, where)
+
+
+def _stored_model(path: Path) -> dict[str, Any]:
+    """The "model" group of a folder's `config.json`, unchecked."""
+    file = _config_file(path)
+    try:
+        content = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError(f'{file} has no "model" group')
+    model: dict[str, Any] = content["model"]
+    return model
 
 
 def read_dit_config(path: str | Path) -> DiTConfig:
@@ -253,14 +273,3 @@ def _check_shapes(path: Path, stored: Params, target: Params) -> None:
             f"the parameters in {path} are not of the size in its {CONFIG}:"
             f" {'; '.join(differences[:3])}{more}"
         )
-
-
-def _move_into_place(temporary: Path, path: Path) -> None:
-    """Renames; an old folder steps aside first and goes only after the new one is there."""
-    if not path.exists():
-        os.rename(temporary, path)
-        return
-    aside = temporary.with_suffix(".old")
-    os.rename(path, aside)
-    os.rename(temporary, path)
-    shutil.rmtree(aside)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ import pytest
 import lit_jax
 from lit_jax.config import DiTConfig, architecture
 from lit_jax.models.zoo import Params, init_params, model_config
-from lit_jax.weights import folder
+from lit_jax.weights import staging
 from lit_jax.weights.folder import (
     load_model_dir,
     read_config,
@@ -109,7 +108,7 @@ def test_a_failed_write_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(folder, "_move_into_place", full)
+    monkeypatch.setattr(staging, "replace_folder", full)
     for name in ("new", "old"):
         with pytest.raises(OSError, match="no space"):
             save_model_dir(tmp_path / name, config, params, {}, overwrite=True)
@@ -121,13 +120,13 @@ KILLED = """
 import sys, time
 import jax, numpy as np
 from lit_jax.models.zoo import init_params, model_config
-from lit_jax.weights import folder
+from lit_jax.weights import folder, staging
 
-def stall(temporary, path):
+def stall(staged, path, overwrite):
     print("written", flush=True)
     time.sleep(60)
 
-folder._move_into_place = stall
+staging.replace_folder = stall
 config = model_config("LiT", **{tiny})
 params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
 folder.save_model_dir({path!r}, config, params, {{}})
@@ -146,9 +145,11 @@ def test_a_killed_write_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    time.sleep(0.1)
     assert not (tmp_path / "m").exists()
-    assert all(name.startswith(".m.") and name.endswith(".tmp") for name in os.listdir(tmp_path))
+    [left] = os.listdir(tmp_path)
+    assert left.startswith(".m.") and left.endswith(".tmp")
+    assert staging.leftovers(tmp_path / "m") == [tmp_path / left]
+    assert staging.leftovers(tmp_path / "other") == []
 
 
 def rewrite(path: Path, **changes: object) -> None:
