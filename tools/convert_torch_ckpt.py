@@ -14,12 +14,13 @@ nothing written either.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
-import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +32,33 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from lit_jax.config import InceptionConfig, NetworkConfig, architecture
-from lit_jax.models.zoo import count_params
-from lit_jax.weights.convert import Import, export_params, start_import
+from lit_jax.config import InceptionConfig, architecture
+from lit_jax.weights.convert import Import, start_import
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.files import (
-    SAFETENSORS,
     Reader,
-    SafetensorsReader,
     Source,
+    cannot_write,
     fingerprint,
     join_shards,
     locate,
-    sha256,
+    new_parents,
     without_wrappers,
-    write_json,
-    write_safetensors,
 )
 from lit_jax.weights.folder import (
     PARAMS,
     check_destination,
-    check_parents,
-    leftovers,
-    load_model_dir,
     staged_model_dir,
     write_config,
 )
-from lit_jax.weights.hub import as_written, hub_config
-from lit_jax.weights.pairing import StateDict, layout_named, unwritten
-from lit_jax.weights.streaming import write_unread
-from lit_jax.weights.tables import EXPORT_LAYOUTS, HUB_LAYOUTS, Layout, layout_of
-from tools.torch_files import TORCH, TorchReader, import_torch, write_torch
+from lit_jax.weights.pairing import StateDict
+from lit_jax.weights.safetensors_files import SAFETENSORS, SafetensorsReader
+from lit_jax.weights.staging import leftovers
+from lit_jax.weights.streaming import UnreadLeaf, write_unread
+from lit_jax.weights.tables import EXPORT_LAYOUTS, layout_of
+from tools.export_checkpoint import export_checkpoint
+from tools.settings import parse_settings
+from tools.torch_files import TORCH, TorchReader, import_torch
 from tools.verification import VerificationError, verify
 
 DTYPES = ("float32", "bfloat16")
@@ -81,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -108,25 +108,26 @@ def import_checkpoint(args: argparse.Namespace) -> None:
     config = detect_config(
         state, args.model, parse_settings(args.set), checkpoint.stored, source.hub, layout
     )
-    if args.dtype != "float32" and isinstance(config, InceptionConfig):
-        raise ValueError(f"--dtype {args.dtype}: rounded weights would change every score")
+    dtype = args.dtype or DTYPES[0]
+    if dtype != "float32" and isinstance(config, InceptionConfig):
+        raise ValueError(f"--dtype {dtype}: rounded weights would change every score")
     work = start_import(state, config, layout)
-    _check_space(Path(args.dst), work, args.dtype)
-    with staged_model_dir(args.dst, args.overwrite) as staged:
-        _write_parameters(work, staged, args.dtype)
+    _check_space(Path(args.dst), work, dtype)
+    with new_parents(args.dst), staged_model_dir(args.dst, args.overwrite) as staged:
+        _write_parameters(work, staged, args.dst, dtype)
         provenance = fingerprint(source.files) | {
             "source": source.name,
             "weights": checkpoint.kind,
             "layout": layout.name,
-            "dtype": args.dtype,
+            "dtype": dtype,
             "dropped": work.dropped,
         }
         write_config(staged, config, provenance)
         if args.verify:
-            verify(state, layout, staged, args.dtype)
+            verify(state, layout, staged, dtype)
     print(
         f"{work.used} keys used ({checkpoint.kind} weights), {work.parameters:,} parameters,"
-        f" stored as {', '.join(sorted(work.dtypes))}, written as {args.dtype}"
+        f" stored as {', '.join(sorted(work.dtypes))}, written as {dtype}"
     )
     for key, reason in _summary(work.dropped).items():
         print(f"dropped {key}: {reason}")
@@ -158,14 +159,57 @@ def open_checkpoint(source: Source, weights: str | None) -> Checkpoint:
     return Checkpoint(source, state, stored, getattr(readers[0], "kind", "model"))
 
 
-def _write_parameters(work: Import, folder: Path, dtype: str) -> None:
-    """Streams all parameters into the folder, with a progress bar, and checks what was read."""
+def _write_parameters(work: Import, folder: Path, dst: str, dtype: str) -> None:
+    """Streams all parameters into the folder, with a progress bar, and checks what was read.
+
+    Raises ValueError for what cannot be read, and in one line, naming `dst`, when the disk refuses.
+    """
     pace = 0.2 if sys.stderr.isatty() else 10.0
+    unread: list[Exception] = []
+    # Importing ml_dtypes (with jax) taught numpy the name "bfloat16".
+    leaves = {path: _noting(leaf, unread) for path, leaf in work.unread(np.dtype(dtype)).items()}
     with tqdm(total=work.parameters, unit_scale=True, desc="converting", mininterval=pace) as bar:
         work.progress = lambda done, total: bar.update(done - bar.n) and None
-        # Importing ml_dtypes (with jax) taught numpy the name "bfloat16".
-        write_unread(folder / PARAMS, work.unread(np.dtype(dtype)))
+        try:
+            with _quiet_writer():
+                write_unread(folder / PARAMS, leaves)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise unread[0] if unread else cannot_write(dst, error) from error
     work.finish()
+
+
+def _noting(leaf: UnreadLeaf, failures: list[Exception]) -> UnreadLeaf:
+    """The leaf, which leaves in `failures` what made it unreadable: the writer that reads it must
+    not be taken for the culprit."""
+
+    def read() -> np.ndarray:
+        try:
+            return leaf.read()
+        except Exception as error:
+            failures.append(error)
+            raise
+
+    return replace(leaf, read=read)
+
+
+@contextlib.contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """Leaves an error of the writer to its caller: orbax logs the traceback as well, and every
+    other write that is under way prints one when it finds the event loop closed."""
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
+    disabled = logger.disabled
+
+    def without_closed_loops(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    logger.disabled, sys.unraisablehook = True, without_closed_loops
+    try:
+        yield
+        # Not after an error: the other writes end later.
+        sys.unraisablehook = hook
+    finally:
+        logger.disabled = disabled
 
 
 def _check_space(dst: Path, work: Import, dtype: str) -> None:
@@ -175,9 +219,13 @@ def _check_space(dst: Path, work: Import, dtype: str) -> None:
     free = shutil.disk_usage(parent).free
     if free < needed:
         raise ValueError(
-            f"{parent} has {free / 1e9:.1f} GB free; the parameters need {needed / 1e9:.1f} GB in"
-            f" {dtype}. Free some space, or choose another --dst"
+            f"{parent} has {_bytes(free)} free; the parameters need {_bytes(needed)} in {dtype}."
+            " Free some space, or choose another --dst"
         )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _summary(dropped: Mapping[str, str]) -> dict[str, str]:
@@ -189,120 +237,6 @@ def _summary(dropped: Mapping[str, str]) -> dict[str, str]:
         names[0] if len(names) == 1 else f"{len(names)} keys ({names[0]}, ...)": reason
         for reason, names in keys.items()
     }
-
-
-def export_checkpoint(args: argparse.Namespace) -> None:
-    """Model folder or training workdir -> file or folder in the layout of a PyTorch project."""
-    given = {"--model": args.model, "--set": args.set, "--weights": args.weights}
-    if unused := [flag for flag, value in given.items() if value]:
-        raise ValueError(f"{', '.join(unused)} belong(s) to import; the folder knows its model")
-    if args.verify:
-        raise ValueError("--verify belongs to import; import the exported file with --verify")
-    if not args.layout:
-        raise ValueError(f"--export needs --layout ({' | '.join(EXPORT_LAYOUTS)})")
-    dst = Path(args.dst)
-    as_folder = args.layout in HUB_LAYOUTS
-    if not as_folder and dst.suffix not in SAFETENSORS + TORCH:
-        raise ValueError(f"--dst {dst} must end in {', '.join(SAFETENSORS + TORCH)}")
-    if as_folder and dst.suffix in SAFETENSORS + TORCH:
-        raise ValueError(f"--dst {dst} is a file; layout {args.layout!r} is a folder of files")
-    if (dst.is_dir() and not as_folder) or (dst.exists() and not args.overwrite):
-        raise ValueError(f"{dst} exists; pass --overwrite to replace it")
-    check_parents(dst)
-    if not Path(args.src).exists():
-        raise ValueError(f"no such model folder: {args.src}")
-    config, params = load_model_dir(args.src)
-    layout = layout_named(config, args.layout)
-    state = export_params(params, config, layout)
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    if as_folder:
-        written = _write_hub_folder(dst, state, as_written(config, layout))
-    else:
-        written = dst
-        if dst.suffix in SAFETENSORS:
-            write_safetensors(dst, state, config)
-        else:
-            write_torch(dst, state)
-    print(f"{len(state)} keys, {count_params(params):,} parameters, layout {layout.name}")
-    for note in export_notes(state, config, layout):
-        print(f"note: {note}")
-    print(f"sha256: {sha256(written)}")
-    print(f"wrote {dst}")
-
-
-def _write_hub_folder(dst: Path, state: Mapping[str, np.ndarray], config: NetworkConfig) -> Path:
-    """config.json and the weight file; a folder is replaced only where these two files are."""
-    content, name = hub_config(config)
-    if dst.exists() and (not dst.is_dir() or set(os.listdir(dst)) - {"config.json", name}):
-        raise ValueError(f"{dst} exists and is not an exported folder; choose another destination")
-    dst.mkdir(exist_ok=True)
-    write_safetensors(dst / name, state, config)
-    write_json(dst / "config.json", content)
-    return dst / name
-
-
-def export_notes(
-    state: Mapping[str, np.ndarray], config: NetworkConfig, layout: Layout
-) -> list[str]:
-    """What the reader of the exported file should know."""
-    notes = []
-    if missing := unwritten(config, layout):
-        notes.append(f"layout {layout.name!r} has no place for {', '.join(missing)}; not written")
-    if layout.config().family == "DiT" and layout.name == "diffusers":
-        notes.append(
-            "diffusers computes the timestep embedding of DiT with other frequencies than the"
-            f" official model, so its outputs differ{_deviation(state, config)}"
-        )
-    return notes
-
-
-def _deviation(state: Mapping[str, np.ndarray], config: NetworkConfig) -> str:
-    """By how much diffusers' output differs on these weights, measured where it is installed."""
-    try:
-        import torch
-
-        from tools.torch_reference import diffusers_deviation
-
-        tensors = {key: torch.from_numpy(value) for key, value in state.items()}
-        value = diffusers_deviation(tensors, architecture(config))
-    except (ImportError, ValueError):
-        return " (0.2 relative is typical; with torch and diffusers installed it is measured here)"
-    return f": by {value:.2g} relative on these weights, mostly at large timesteps"
-
-
-def parse_settings(settings: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """`--set key=value` groups as typed values: none, true, false, numbers, HEIGHTxWIDTH, lists of
-    integers (1,2,3) and words. `group.key=value` sets one key of a group."""
-    values: dict[str, Any] = {}
-    for setting in (word for group in settings for word in group):
-        key, separator, text = setting.partition("=")
-        if not separator or not key or not text:
-            raise ValueError(f"--set {setting!r} is not of the form key=value")
-        *groups, last = key.split(".")
-        place = values
-        for name in groups:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"--set {setting!r}: {name} is a value already, not a group")
-        place[last] = _value(text)
-    return values
-
-
-def _value(text: str) -> Any:
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    if text.count("x") == 1 and text.replace("x", "").isdigit() and "x" not in (text[0], text[-1]):
-        height, width = text.split("x")
-        return int(height), int(width)
-    if re.fullmatch(r"\d+(,\d+)*,?", text) and "," in text:
-        return [int(number) for number in text.split(",") if number]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -327,7 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", choices=("model", "ema"), help="default: what the official sampler loads"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the written numbers")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the written numbers; default: float32")
     parser.add_argument("--verify", action="store_true", help="compare with a torch forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
     parser.add_argument("--export", action="store_true", help="model folder -> PyTorch checkpoint")

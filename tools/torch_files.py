@@ -14,7 +14,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lit_jax.weights.files import WINDOW_BYTES, require_checkpoint
+from lit_jax.weights.files import WINDOW_BYTES, cannot_write, require_checkpoint
+from lit_jax.weights.safetensors_files import FLOATS
 from lit_jax.weights.tables import Shape
 
 TORCH = (".pt", ".pth", ".bin")
@@ -25,6 +26,19 @@ CONTAINERS = (
     {"ema": "ema", "model": "model"},
     {"model": "state_dict", "ema": "state_dict_ema"},
 )
+
+# What torch's message on a file that it would have to execute contains -> ours.
+_PROGRAMS = {
+    "TorchScript": (
+        "is refused: it is a TorchScript program, not a file of tensors. Save its weights alone:"
+        " torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+    ),
+    ".tar format": (
+        "is refused: it is a tar archive of the first torch releases, which cannot be read without"
+        " running its code. Load it with the torch it was made for and save the weights again:"
+        " torch.save(model.state_dict(), NEW_FILE)"
+    ),
+}
 
 
 def import_torch(purpose: str) -> Any:
@@ -49,9 +63,8 @@ class TorchReader:
         self._path, self._weights, self._read_bytes = path, weights, 0
         self.kind, self._tensors = _select(path, _load(path), weights)
         for key, value in self._tensors.items():
-            if not hasattr(value, "detach"):
-                name = type(value).__name__
-                raise ValueError(f"{path}: entry {key!r} is {name}, not a tensor")
+            if problem := _entry_problem(key, value):
+                raise ValueError(f"{path}: {problem}")
         self.shapes: Mapping[str, Shape] = {k: tuple(v.shape) for k, v in self._tensors.items()}
 
     def read(self, key: str) -> np.ndarray:
@@ -59,13 +72,43 @@ class TorchReader:
             self._tensors = {}
             self._tensors = _select(self._path, _load(self._path), self._weights)[1]
             self._read_bytes = 0
-        tensor = self._tensors[key].detach()
+        tensor = self._tensors[key].detach().resolve_neg()
         self._read_bytes += tensor.numel() * tensor.element_size()
         if str(tensor.dtype) == "torch.bfloat16":
             # torch hands over no bfloat16, which numpy has from ml_dtypes alone; the bits it does.
             return tensor.view(import_torch("bfloat16").int16).numpy().view(ml_dtypes.bfloat16)
         array: np.ndarray = tensor.numpy()
         return array
+
+
+def _entry_problem(key: Any, value: Any) -> str | None:
+    """Why an entry of a state dict is no tensor that numpy can hold; None when it is one."""
+    if not isinstance(key, str):
+        return f"key {key!r} is {type(key).__name__}, not a string; this is no state dict"
+    if not hasattr(value, "detach"):
+        return f"entry {key!r} is {type(value).__name__}, not a tensor"
+    torch = import_torch("a torch file")
+    name = str(value.dtype).removeprefix("torch.")
+    if value.layout != torch.strided:
+        return f"{key!r} is a sparse tensor ({name}); save it as a dense one (tensor.to_dense())"
+    if value.is_quantized:
+        return f"{key!r} has the quantised dtype {name}; {FLOATS} (tensor.dequantize())"
+    if value.is_meta:
+        return f"{key!r} ({name}) has a shape but no numbers: it is on the meta device"
+    if value.is_complex() or not _numpy_has(value.dtype):
+        return f"{key!r} has dtype {name}; {FLOATS}"
+    return None
+
+
+def _numpy_has(dtype: Any) -> bool:
+    torch = import_torch("a torch file")
+    if dtype == torch.bfloat16:
+        return True
+    try:
+        torch.empty(0, dtype=dtype).numpy()
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def _load(path: Path) -> Any:
@@ -84,6 +127,9 @@ def _load(path: Path) -> Any:
 
 def _reason(path: Path, error: Exception) -> str:
     """Why a file could not be loaded, as the rest of a sentence, and what helps."""
+    for kind, remedy in _PROGRAMS.items():
+        if kind in str(error):
+            return remedy
     if needed := re.search(r"(?:GLOBAL|function|class|import) ([\w.]+)", str(error)):
         return (
             f"is refused: unpickling it would call {needed[1]}, and a file that calls functions can"
@@ -119,11 +165,26 @@ def _select(path: Path, content: Any, weights: str | None) -> tuple[str, Mapping
 
 
 def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes a plain state dict; the file appears whole or never."""
+    """Writes a plain state dict; the file appears whole or never.
+
+    Raises ValueError when the disk does not take it.
+    """
     torch = import_torch(f"a {path.suffix} file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        torch.save({key: torch.from_numpy(value) for key, value in state.items()}, temporary)
+        # Given a name, torch would report a full disk as a wrong position in the file.
+        with open(temporary, "wb") as file:
+            torch.save({key: torch.from_numpy(value) for key, value in state.items()}, file)
         os.replace(temporary, path)
+    except (RuntimeError, OSError) as error:
+        raise cannot_write(path, _first_cause(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """The operating system's own error, where torch's writer raised another one on top of it."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return cause or error

@@ -34,7 +34,13 @@ def verify(state: StateDict, layout: Layout, model_dir: Path, dtype: str) -> Non
     fields = architecture(read_config(model_dir))
     kind = layout.config().family
     inputs = torch_reference.random_inputs(kind, fields)
-    weights = {key: torch.from_numpy(np.array(value, np.float32)) for key, value in state.items()}
+    # The import has accepted the stored position table, whose numbers may be rounded, and flax has
+    # computed its own; without the stored one the reference computes it too.
+    weights = {
+        key: torch.from_numpy(np.array(value, np.float32))
+        for key, value in state.items()
+        if key != "pos_embed"
+    }
     with torch.inference_mode():
         results = torch_reference.outputs(weights, f"{kind}/{layout.name}", fields, inputs)
     expected = {name: value.numpy() for name, value in results.items()}

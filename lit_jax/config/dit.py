@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_jax.config.typed import limit, require
+from lit_jax.config.typed import limit, require, unknown_name
 
 Size = int | tuple[int, int]
+
+KERNEL_FNS = ("relu", "gelu")
+"""Feature maps of linear attention."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class DiTConfig:
         limit(self, "positive", "mlp_ratio")
         limit(self, "in [0, 1)", "class_dropout_prob")
         limit(self, "odd, or None", "kernel_size")
+        if self.kernel_fn not in KERNEL_FNS:
+            raise unknown_name("kernel_fn", self.kernel_fn, KERNEL_FNS)
         size, patch, D, heads = self.input_size, self.patch_size, self.hidden_size, self.num_heads
         pair = isinstance(size, int) or len(size) == 2
         require(pair, f"input_size is {size}; it must be a side or (height, width)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_jax.config.dit import Size
+from lit_jax.config.dit import KERNEL_FNS, Size
 from lit_jax.config.typed import limit, require, unknown_name
 
 KV_SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
@@ -22,13 +22,16 @@ class KVCompressConfig:
     Field names and values are those of the official configuration files. Layers count from 0.
     """
 
-    sampling: str = "conv"
+    sampling: str | None = "conv"
     scale_factor: int = 2
     kv_compress_layer: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.sampling is None:  # how official configuration files say that there is none
+            object.__setattr__(self, "sampling", KV_SAMPLINGS[0])
+            object.__setattr__(self, "kv_compress_layer", ())
         if self.sampling not in KV_SAMPLINGS:
-            raise unknown_name("kv_compress_config.sampling", self.sampling, KV_SAMPLINGS)
+            raise unknown_name("kv_compress_config.sampling", str(self.sampling), KV_SAMPLINGS)
         limit(self, "an integer of at least 1", "kv_compress_config.scale_factor")
         # Parameters of compressed layers are stacked in this order.
         object.__setattr__(self, "kv_compress_layer", tuple(sorted(set(self.kv_compress_layer))))
@@ -84,6 +87,8 @@ class PixArtConfig:
         limit(self, "positive", "mlp_ratio", "pe_interpolation")
         limit(self, "in [0, 1)", "class_dropout_prob")
         limit(self, "odd, or None", "kernel_size")
+        if self.kernel_fn not in KERNEL_FNS:
+            raise unknown_name("kernel_fn", self.kernel_fn, KERNEL_FNS)
         for name in ("model_max_length", "cross_num_heads"):
             if getattr(self, name) is not None:
                 limit(self, "an integer of at least 1", name)

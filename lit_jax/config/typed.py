@@ -82,6 +82,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     elif origin is tuple and isinstance(value, (tuple, list)):
         item = typing.get_args(hint)[0]
         return tuple(_typed(item, v, f"{where}[{i}]") for i, v in enumerate(value))
+    elif origin is tuple and typing.get_args(hint)[0] is type(value) is int:
+        return (value,)
     elif origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return dict(value)
     elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -19,6 +19,10 @@ Initializer = Callable[..., jax.Array]
 zeros = nnx.initializers.zeros_init()
 
 
+class Buffer(nnx.Variable[jax.Array]):
+    """An array that is stored and loaded with the parameters of a network but never trained."""
+
+
 def xavier_uniform(fan_in: int, fan_out: int) -> Initializer:
     """Uniform on +-sqrt(6 / (fan_in + fan_out)), with the fans given instead of read off the shape.
 
@@ -124,7 +128,7 @@ def timestep_embedding(t_B: jax.Array, width: int = 256) -> jax.Array:
     half = width // 2
     exponents = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32)
     frequencies = np.exp((exponents / np.float32(half)).astype(np.float64)).astype(np.float32)
-    angles = t_B.astype(jnp.float32)[:, None] * frequencies
+    angles = jnp.asarray(t_B, jnp.float32)[:, None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -24,6 +24,7 @@ from lit_jax.models.attention.softmax import Compression, SoftmaxAttention
 from lit_jax.models.conditions import TextCondition, check_condition, drop_captions
 from lit_jax.models.dit import REMAT_POLICIES, dtype_name
 from lit_jax.models.layers import (
+    Buffer,
     Dense,
     Mlp,
     TimestepEmbedder,
@@ -43,9 +44,14 @@ def position_table(config: PixArtConfig, grid: tuple[int, int] | None = None) ->
     return scaled_position_table(grid, config.hidden_size, config.grid, config.pe_interpolation)
 
 
+def _normal(rows: int, width: int, rngs: nnx.Rngs) -> jax.Array:
+    """[rows, width], N(0, 1/width)."""
+    return jax.random.normal(rngs.params(), (rows, width)) / math.sqrt(width)
+
+
 def _table(rows: int, width: int, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
     """A learned [rows, D] table of modulation vectors, N(0, 1/D) at first."""
-    return nnx.Param(jax.random.normal(rngs.params(), (rows, width)) / math.sqrt(width))
+    return nnx.Param(_normal(rows, width, rngs))
 
 
 class CaptionEmbedder(nnx.Module):
@@ -61,7 +67,7 @@ class CaptionEmbedder(nnx.Module):
         dtype = config.dtype
         self.fc1 = Dense(channels, D, kernel_init=normal, dtype=dtype, rngs=rngs)
         self.fc2 = Dense(D, D, kernel_init=normal, dtype=dtype, rngs=rngs)
-        self.null_caption = _table(length, channels, rngs) if length else None
+        self.null_caption = Buffer(_normal(length, channels, rngs)) if length else None
 
     def __call__(self, tokens_BxLxC: jax.Array) -> jax.Array:
         return self.fc2(jax.nn.gelu(self.fc1(tokens_BxLxC), approximate=True))

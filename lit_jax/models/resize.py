@@ -12,22 +12,25 @@ def bilinear_weights(out_size: int, in_size: int, half_pixel: bool) -> np.ndarra
 
     Output pixel o reads the position o * in / out, the convention of TensorFlow 1 (corners
     aligned at the upper left), or with `half_pixel` (o + 1/2) * in / out - 1/2, that of PyTorch's
-    `align_corners=False`. Positions outside of the image are moved to its border. Positions are
-    kept as integer fractions, so that no rounding decides between two pixels.
+    `align_corners=False`. Positions outside of the image are moved to its border. They are rounded
+    to float32, the ratio in / out first, as both of these do: on images of many pixels that moves
+    grey levels by up to 0.01, which later layers magnify.
     """
     outputs = np.arange(out_size)
+    scale = np.float32(in_size) / np.float32(out_size)
     if half_pixel:
-        numerator, denominator = (2 * outputs + 1) * in_size - out_size, 2 * out_size
+        # One rounding for product and difference, as a fused multiply-add has.
+        positions = (np.float64(scale) * (outputs + 0.5) - 0.5).astype(np.float32)
+        positions = np.maximum(positions, np.float32(0))
     else:
-        numerator, denominator = outputs * in_size, out_size
-    numerator = np.clip(numerator, 0, (in_size - 1) * denominator)
-    lower, remainder = np.divmod(numerator, denominator)
-    fraction = remainder / denominator
-    weights = np.zeros((out_size, in_size))
-    weights[outputs, lower] = 1.0 - fraction
-    # On the last pixel the fraction is 0 and the upper neighbour does not exist.
+        positions = outputs.astype(np.float32) * scale
+    lower = np.minimum(np.floor(positions).astype(int), in_size - 1)
+    fraction = positions - lower.astype(np.float32)
+    weights = np.zeros((out_size, in_size), np.float32)
+    weights[outputs, lower] = 1 - fraction
+    # Beyond the last pixel there is none to mix with.
     np.add.at(weights, (outputs, np.minimum(lower + 1, in_size - 1)), fraction)
-    return weights.astype(np.float32)
+    return weights
 
 
 def resize_bilinear(

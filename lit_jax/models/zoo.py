@@ -24,6 +24,7 @@ from lit_jax.config import (
     unknown_name,
 )
 from lit_jax.models.dit import dtype_name
+from lit_jax.models.layers import Buffer
 
 Params = dict[str, Any]
 """Nested dict of arrays, e.g. params["blocks"]["attn"]["q"]["kernel"]."""
@@ -135,7 +136,7 @@ def pure_params(state: nnx.State) -> Params:
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     """Initial parameters as a plain nested dict; pure, so it can be jitted with out_shardings."""
-    return pure_params(nnx.state(build(config, nnx.Rngs(key)), nnx.Param))
+    return pure_params(nnx.state(build(config, nnx.Rngs(key)), nnx.Any(nnx.Param, Buffer)))
 
 
 def abstract_params(config: NetworkConfig) -> Params:

@@ -52,8 +52,9 @@ class Piece:
 class Import:
     """A checkpoint paired with a model: leaf shapes now, numbers tensor by tensor.
 
-    `problems` and `notes` grow while numbers are read; `finish` raises the former. `dtypes` are
-    those of the tensors read so far. `dropped` maps the keys that hold no parameter to the reason.
+    `problems`, `notes` and `non_finite` (key -> how many of its numbers) grow while numbers are
+    read; `finish` raises the problems. `dtypes` are those of the tensors read so far. `dropped`
+    maps the keys that hold no parameter to the reason.
     """
 
     state: StateDict
@@ -67,6 +68,7 @@ class Import:
     notes: list[str] = field(default_factory=list)
     done: int = 0
     dtypes: set[str] = field(default_factory=set)
+    non_finite: dict[str, int] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -82,29 +84,57 @@ class Import:
         for piece in self._plan[path]:
             stored = np.asarray(self.state[piece.key])
             self.dtypes.add(stored.dtype.name)
-            array, problems = _as_float32(piece.key, stored, piece.slot, piece.part)
-            self.problems += problems
+            array = self._as_float32(piece, stored)
             self.done += array.size
             yield piece.slot.index, TRANSFORMS[piece.slot.row.transform].to_param(array)
             if self.progress is not None:
                 self.progress(self.done, self.parameters)
 
     def unread(self, dtype: np.dtype) -> dict[str, UnreadLeaf]:
-        """Path -> leaf in `dtype`, to be read when it is written."""
+        """Path -> leaf in `dtype`, to be read when it is written. A number that `dtype` cannot hold
+        is a problem."""
 
         def reader(path: str) -> Callable[[], np.ndarray]:
             def read() -> np.ndarray:
                 leaf = np.empty(self.shapes[path], dtype)
                 for index, array in self.pieces(path):
-                    leaf[... if index is None else index] = array
+                    place = ... if index is None else index
+                    with np.errstate(over="ignore"):
+                        leaf[place] = array
+                    if lost := _overflow(array, leaf[place]):
+                        where = path if index is None else f"{path}[{index}]"
+                        self.problems.append(
+                            f"{where} holds {lost} of {array.size} values beyond {dtype.name}; keep"
+                            " it in float32"
+                        )
                 return leaf
 
             return read
 
         return {path: UnreadLeaf(shape, dtype, reader(path)) for path, shape in self.shapes.items()}
 
+    def _as_float32(self, piece: Piece, array: np.ndarray) -> np.ndarray:
+        """The part of a tensor that the piece is, as float32; notes what is wrong with it."""
+        floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
+        name, rows = array.dtype.name, piece.slot.part_shape[0]
+        if len(piece.slot.leaves) > 1:
+            array = array[piece.part * rows : (piece.part + 1) * rows]
+        if not floating:
+            if piece.part == 0:
+                problem = f"{piece.key!r} has dtype {name}; floating point is needed"
+                self.problems.append(problem)
+            return np.zeros(array.shape, np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = array.astype(np.float32, copy=False)
+        if bad := values.size - int(np.isfinite(values).sum()):
+            self.non_finite[piece.key] = self.non_finite.get(piece.key, 0) + bad
+        return values
+
     def finish(self) -> None:
         """Compares copies and the position table; raises ValueError for all problems at once."""
+        for key, bad in self.non_finite.items():
+            size = int(np.prod(self.state[key].shape))
+            self.problems.append(f"{key!r} holds {bad} non-finite values of {size}")
         for key, slot in self.expected.items():
             first = slot.copy_of
             if first is None or first not in self.state or key not in self.state:
@@ -237,21 +267,11 @@ def position_problem(stored: Tensor, config: DiTConfig | PixArtConfig) -> str | 
     )
 
 
-def _as_float32(key: str, array: np.ndarray, slot: Slot, part: int) -> tuple[np.ndarray, list[str]]:
-    """One of the equal parts of a tensor as float32, and what is wrong with it."""
-    floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
-    name = array.dtype.name
-    rows = slot.part_shape[0]
-    if len(slot.leaves) > 1:
-        array = array[part * rows : (part + 1) * rows]
-    values = array.astype(np.float32, copy=False)
-    if not floating:
-        problem = f"{key!r} has dtype {name}; floating point is needed"
-        return values, [problem] if part == 0 else []
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        return values, [f"{key!r} holds {bad} non-finite values of {values.size}"]
-    return values, []
+def _overflow(values: np.ndarray, written: np.ndarray) -> int:
+    """How many finite values are no longer finite where they were written."""
+    if written.dtype == values.dtype or np.isfinite(written).all():
+        return 0
+    return int((np.isfinite(values) & ~np.isfinite(written)).sum())
 
 
 def _refusal(problems: list[str]) -> ValueError:

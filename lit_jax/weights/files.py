@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-# Importing ml_dtypes teaches numpy the name "bfloat16", which the safetensors reader asks it for.
-import ml_dtypes  # noqa: F401
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from lit_jax.config import NetworkConfig, architecture
 from lit_jax.weights.tables import Shape
-
-ARCHITECTURE_KEY = "lit_jax.model"
-"""Entry of the safetensors metadata that holds the architecture as JSON."""
-
-SAFETENSORS = (".safetensors",)
 
 # Pages of a mapped file count as memory until the mapping goes; it goes after this many bytes.
 WINDOW_BYTES = 512 * 2**20
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 _INDEX = ".index.json"
+
+# transformers calls its pickled files so, and its safetensors "model"; other names are the same in
+# both forms.
+_SAME_WEIGHTS = {"pytorch_model": "model"}
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,21 @@ class Source:
     hub: Mapping[str, Any] = field(default_factory=dict)
 
 
+# What the trainers of Hugging Face libraries leave beside the weights, with the same suffixes.
+TRAINER_FILES = (
+    "training_args.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "scheduler.bin",
+    "scheduler.pt",
+)
+
+
 def locate(path: str | Path, suffixes: tuple[str, ...]) -> Source:
     """The weight files that a user means by a file, an index or a folder.
 
-    In a folder safetensors are preferred to pickled files of the same name. Raises ValueError that
-    lists what was found when it is not exactly one checkpoint.
+    In a folder safetensors are preferred to pickled files whose names mean the same weights. Raises
+    ValueError that lists what was found when it is not exactly one checkpoint.
     """
     path = Path(path)
     if path.is_dir():
@@ -70,7 +75,11 @@ def locate(path: str | Path, suffixes: tuple[str, ...]) -> Source:
 
 
 def _locate_in_folder(folder: Path, suffixes: tuple[str, ...]) -> Source:
-    names = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    names = sorted(
+        p.name
+        for p in folder.iterdir()
+        if not p.name.startswith(".") and p.name not in TRAINER_FILES
+    )
     if "model_index.json" in names:
         parts = [n for n in names if (folder / n / "config.json").is_file()]
         raise ValueError(
@@ -81,7 +90,7 @@ def _locate_in_folder(folder: Path, suffixes: tuple[str, ...]) -> Source:
     shards = [n for n in names if _SHARD.search(n)]
     whole = [n for n in names if Path(n).suffix in suffixes and n not in shards]
     found = indices + whole
-    if len(found) > 1 and any(_is_safe(n) for n in found):
+    if len({_weights_name(n) for n in found}) == 1 and any(_is_safe(n) for n in found):
         # A folder may offer the same weights as safetensors and pickled.
         found = [n for n in found if _is_safe(n)]
     if len(found) == 1:
@@ -98,6 +107,12 @@ def _locate_in_folder(folder: Path, suffixes: tuple[str, ...]) -> Source:
 
 def _is_safe(name: str) -> bool:
     return name.endswith((".safetensors", f".safetensors{_INDEX}"))
+
+
+def _weights_name(name: str) -> str:
+    """What a file or index is named after, whatever its form."""
+    stem = Path(name.removesuffix(_INDEX)).stem
+    return _SAME_WEIGHTS.get(stem, stem)
 
 
 def _from_index(path: Path) -> Source:
@@ -168,59 +183,6 @@ class StoredTensor:
         return np.asarray(self.reader.read(self.key), dtype=dtype)
 
 
-class SafetensorsReader:
-    """A safetensors file, mapped into memory window by window.
-
-    Raises ValueError when the file is truncated or no safetensors file.
-    """
-
-    def __init__(self, path: Path) -> None:
-        require_checkpoint(path)
-        self._path, self._read_bytes = path, 0
-        try:
-            self._handle = self._open()
-            names = list(self._handle.keys())
-            self.shapes = {k: tuple(self._handle.get_slice(k).get_shape()) for k in names}
-            metadata = self._handle.metadata() or {}
-        except (safetensors.SafetensorError, OSError) as error:
-            reason = _truncation(path) or f"it is no safetensors file ({error})"
-            raise ValueError(f"{path} cannot be read: {reason}") from error
-        self.stored: dict[str, Any] = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
-        """The architecture that this package stored with the tensors, {} if none."""
-
-    def _open(self) -> Any:
-        return safetensors.safe_open(str(self._path), framework="np")
-
-    def read(self, key: str) -> np.ndarray:
-        if self._read_bytes > WINDOW_BYTES:
-            self._handle, self._read_bytes = self._open(), 0
-        try:
-            array: np.ndarray = self._handle.get_tensor(key)
-        except (safetensors.SafetensorError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self._path}: {key!r} cannot be read: {error}") from error
-        self._read_bytes += array.nbytes
-        return array
-
-
-def _truncation(path: Path) -> str | None:
-    """How much of a safetensors file is missing, by its own header; None if it is none."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if size < 8 or length > 100 * 2**20:
-            return None
-        header = file.read(length)
-    if header[:1] != b"{":
-        return None
-    needed = f"more than {8 + length:,}"
-    if len(header) == length:
-        entries = json.loads(header)
-        ends = [e["data_offsets"][1] for k, e in entries.items() if k != "__metadata__"]
-        needed = f"{8 + length + max(ends, default=0):,}"
-    return f"it is cut short, {size:,} of {needed} bytes; download or copy it again"
-
-
 def join_shards(
     source: Source, open_file: Callable[[Path], Reader]
 ) -> tuple[dict[str, StoredTensor], list[Reader]]:
@@ -259,22 +221,29 @@ def without_wrappers(keys: Collection[str]) -> dict[str, str]:
     return names
 
 
-def write_safetensors(
-    path: str | Path, state: Mapping[str, np.ndarray], config: NetworkConfig
-) -> None:
-    """Writes `state` with the architecture in its metadata; the file appears whole or never."""
-    path = Path(path)
-    metadata = {"format": "pt", ARCHITECTURE_KEY: json.dumps(architecture(config), sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def new_parents(path: str | Path) -> Iterator[None]:
+    """Makes the folders above `path`; those that were missing vanish when the block fails."""
+    path = Path(path).absolute()
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # The writer makes files that only the owner may read; a plain file has the usual mode.
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        safetensors.numpy.save_file(dict(state), temporary, metadata=metadata)
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            # A folder that somebody else has filled meanwhile stays.
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def cannot_write(path: str | Path, error: BaseException) -> ValueError:
+    """What a library said when the disk refused, in one line that names the file."""
+    text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+    # The libraries give a chain of causes; the operating system's word is the last.
+    if found := re.search(r"([^:]+?) [(\[]os[ _]error", text):
+        text = found[1].strip()
+    return ValueError(f"{path} cannot be written: {text}")
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:

@@ -30,8 +30,6 @@ from lit_jax.config import (
 )
 from lit_jax.models.dit import dtype_name
 from lit_jax.models.zoo import Params, abstract_params, with_params
-from lit_jax.weights.staging import leftovers as leftovers
-from lit_jax.weights.staging import replace_folder as replace_folder
 from lit_jax.weights.staging import staged_folder
 
 CONFIG, PARAMS, CHECKPOINTS = "config.json", "params", "checkpoints"

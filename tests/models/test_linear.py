@@ -16,7 +16,6 @@ from attention_cases import (
     golden_cases,
     mixer_config,
     mixer_fn,
-    new_mixer,
     new_params,
     sine_input,
     sine_weights,
@@ -123,9 +122,8 @@ def test_feature_map(kernel_fn: str, expected: list[float]) -> None:
 
 
 def test_unknown_kernel_function() -> None:
-    config = mixer_config("linear", (4, 4), hidden_size=8, num_heads=2, kernel_fn="rleu")
     with pytest.raises(ValueError, match=r"kernel_fn 'rleu'; did you mean 'relu'.*gelu, relu"):
-        new_mixer(config)
+        mixer_config("linear", (4, 4), hidden_size=8, num_heads=2, kernel_fn="rleu")
 
 
 def test_unknown_mixer() -> None:

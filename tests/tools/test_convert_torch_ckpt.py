@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 import lit_jax
 from golden_cases import COPIES, load_arrays, load_state_dict, nhwc, relative_error
 from lit_jax.weights.convert import Import
-from tools.convert_torch_ckpt import main, parse_settings
+from tools.convert_torch_ckpt import main
+from tools.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LIT = str(COPIES / "lit_dit_p2.safetensors")
@@ -173,6 +174,14 @@ def test_settings_are_typed() -> None:
         "f": "relu",
         "g": 1e-3,
     }
+
+
+def test_settings_as_json_and_python() -> None:
+    groups = [["a=[1, 2]", 'b={"c": null, "d": [3]}', "e={'f': None}", "g=(8, 16)"]]
+    expected = {"a": [1, 2], "b": {"c": None, "d": [3]}, "e": {"f": None}, "g": (8, 16)}
+    assert parse_settings(groups) == expected
+    with pytest.raises(ValueError, match=r"--set: '\[1, ' is neither JSON nor a Python literal"):
+        parse_settings([["a=[1, "]])
 
 
 def test_half_precision_safetensors(tmp_path: Path) -> None:

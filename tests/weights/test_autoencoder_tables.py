@@ -183,7 +183,20 @@ def test_config_json_of_an_older_file() -> None:
     """It has no scaling factor: diffusers then takes that of Stable Diffusion."""
     state = shapes_only(model_config("SD-VAE"))
     hub = {"_class_name": "AutoencoderKL", "_diffusers_version": "0.4.2", "sample_size": 256}
-    assert detect_config(state, hub=hub | {"act_fn": "silu"}).scaling_factor == 0.18215
+    hub |= {"act_fn": "silu"}
+    assert detect_config(state, hub=hub).scaling_factor == 0.18215
+    # What the file does not say it does not contradict.
+    asked = {"scaling_factor": 0.13025}
+    assert detect_config(state, None, asked, hub=hub).scaling_factor == 0.13025
+    assert detect_config(state, None, {}, asked, hub).scaling_factor == 0.13025
+    assert detect_config(state, "SDXL-VAE", hub=hub).scaling_factor == 0.13025
+    said = hub | {"scaling_factor": 0.18215}
+    with pytest.raises(ValueError, match=r"asked for 0.13025, config.json .* 0.18215; edit that"):
+        detect_config(state, None, asked, hub=said)
+    with pytest.raises(ValueError, match="says 0.18215, the metadata of the weights 0.13025"):
+        detect_config(state, None, {}, asked, said)
+    with pytest.raises(ValueError, match="scaling_factor: 0.13025 in SDXL-VAE, 0.18215 beside"):
+        detect_config(state, "SDXL-VAE", hub=said)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +205,8 @@ def test_config_json_of_an_older_file() -> None:
         ("_class_name", "VQModel", "'AutoencoderKL'"),
         ("act_fn", "relu", "'silu'"),
         ("down_block_types", ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"], "only 'DownEnc"),
+        ("down_block_types", [["DownEncoderBlock2D"]], "only 'DownEnc"),
+        ("down_block_types", [], "only 'DownEnc"),
         ("up_block_types", ["UpBlock2D"] * 2, "only 'UpDecoderBlock2D'"),
         ("mid_block_add_attention", False, "true"),
         ("use_quant_conv", False, "true"),
@@ -206,6 +221,22 @@ def test_other_networks_are_refused(entry: str, value: Any, wanted: str) -> None
     with pytest.raises(ValueError) as refusal:
         detect_config(state, hub=hub | {entry: value})
     assert f"{entry} is {value!r}; this package has {wanted}" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "needed"),
+    [
+        ("block_out_channels", ["8", 16], "block_out_channels[0] is '8' (str); it must be int"),
+        ("block_out_channels", 8, "block_out_channels is 8 (int); it must be tuple"),
+        ("layers_per_block", "1", "layers_per_block is '1' (str); it must be int"),
+        ("scaling_factor", "0.18215", "scaling_factor is '0.18215' (str); it must be float"),
+    ],
+)
+def test_entries_of_another_type(entry: str, value: Any, needed: str) -> None:
+    state, hub = official("vae_sd")
+    with pytest.raises(ValueError) as refusal:
+        detect_config(state, hub=hub | {entry: value})
+    assert f"config.json.{needed}" in str(refusal.value)
 
 
 def test_unknown_entries_are_refused() -> None:

@@ -10,7 +10,7 @@ from flax import traverse_util
 from lit_jax.config import DiTConfig
 from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.zoo import Params, abstract_params, model_config
-from lit_jax.weights.convert import export_params, import_params
+from lit_jax.weights.convert import export_params, import_params, start_import
 from lit_jax.weights.pairing import layout_named, slots
 from lit_jax.weights.tables import LAYOUTS, layout_of, layouts_for
 
@@ -122,6 +122,58 @@ def test_bad_numbers_are_refused_together() -> None:
         import_params(state, config)
     assert "'x_embedder.proj.bias' holds 1 non-finite values of 8" in str(error.value)
     assert "'blocks.0.attn.proj.bias' has dtype int64" in str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_overfull_tensor_is_listed_once() -> None:
+    """The three parts of a fused tensor are one key of the file; numpy says nothing."""
+    config = tiny()
+    state = exported(config)
+    weight = state["blocks.0.attn.qkv.weight"].astype(np.float64)
+    weight[[0, 9, 17], 0] = 1e300
+    state["blocks.0.attn.qkv.weight"] = weight
+    state["blocks.0.attn.qkv.bias"] = np.zeros(24, np.complex64)
+    with pytest.raises(ValueError) as error:
+        import_params(state, config)
+    assert sorted(str(error.value).split("\n")[1:]) == [
+        "  'blocks.0.attn.qkv.bias' has dtype complex64; floating point is needed",
+        "  'blocks.0.attn.qkv.weight' holds 3 non-finite values of 192",
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_the_written_dtype_are_a_problem() -> None:
+    """float32 reaches further than bfloat16 once that is rounded."""
+    config = tiny()
+    state = exported(config)
+    state["blocks.1.attn.proj.bias"][2:4] = [3.4e38, -3.4e38]
+    state["x_embedder.proj.bias"][0] = 3.38e38
+    import_params(state, config)
+    work = start_import(state, config)
+    for leaf in work.unread(np.dtype("bfloat16")).values():
+        leaf.read()
+    with pytest.raises(ValueError) as error:
+        work.finish()
+    assert str(error.value).split("\n")[1:] == [
+        "  blocks/attn/out/bias[1] holds 2 of 8 values beyond bfloat16; keep it in float32"
+    ]
+
+
+def test_copies_that_differ_are_refused() -> None:
+    """diffusers gives every block of a DiT a timestep embedder; they have to be one."""
+    config = tiny(input_size=4, num_classes=1000)
+    params = random_params(config)
+    state = export_params(params, config, "diffusers")
+    key = "transformer_blocks.1.norm1.emb.timestep_embedder.linear_2.weight"
+    import_params(state, config)
+    state[key] = state[key].copy()
+    state[key][1, 2] += 1e-6
+    with pytest.raises(ValueError) as error:
+        import_params(state, config)
+    first = key.replace("blocks.1", "blocks.0")
+    assert str(error.value).split("\n")[1:] == [
+        f"  '{key}' is not the copy of '{first}' it must be"
+    ]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])

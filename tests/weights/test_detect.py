@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_jax.config import DiTConfig
+from lit_jax.config.dit import KERNEL_FNS
+from lit_jax.models.attention.linear import KERNEL_FUNCTIONS
 from lit_jax.models.zoo import SIZES, model_config
 from lit_jax.weights.convert import import_params
 from lit_jax.weights.detect import detect_config
@@ -61,6 +63,8 @@ def test_detection_recovers_the_config(config: DiTConfig) -> None:
     said: dict[str, Any] = {"class_dropout_prob": config.class_dropout_prob}
     if config.family == "DiT" or config.kernel_size is None:
         said["num_heads"] = config.num_heads
+    if config.num_classes == 0:
+        said["num_classes"] = 0
     found = detect_config(shapes_of(config), None, said)
     assert found.mlp_width == config.mlp_width
     assert dataclasses.replace(found, mlp_ratio=1) == dataclasses.replace(config, mlp_ratio=1)
@@ -102,6 +106,22 @@ def test_a_label_table_is_read_as_the_user_says() -> None:
         detect_config(state, None, heads | {"num_classes": 9})
     with pytest.raises(ValueError, match="num_classes: asked for 3, the checkpoint has 4"):
         detect_config(state, None, heads | {"num_classes": 3, "class_dropout_prob": 0.0})
+
+
+@pytest.mark.parametrize("family", ["DiT", "LiT"])
+def test_a_lost_label_table_is_no_unconditional_model(family: str) -> None:
+    state = shapes_of(model_config(family, **TINY | {"num_classes": 0}))
+    key = r"'y_embedder.embedding_table.weight' is missing.*--set num_classes=0"
+    for told in ({}, {"num_classes": 3}, {"class_dropout_prob": 0.0}):
+        with pytest.raises(ValueError, match=key):
+            detect_config(state, None, {"num_heads": 2} | told)
+    told = {"num_heads": 2, "num_classes": 0}
+    assert detect_config(state, None, told).num_classes == 0
+    # What our own exports carry along says it too.
+    assert detect_config(state, None, {}, told).num_classes == 0
+    labelled = shapes_of(model_config(family, **TINY))
+    with pytest.raises(ValueError, match="num_classes: asked for 0, the checkpoint has 3"):
+        detect_config(labelled, None, told)
 
 
 def test_the_error_asks_for_exactly_what_is_missing() -> None:
@@ -213,6 +233,40 @@ def test_a_stored_architecture_answers_everything() -> None:
     config = model_config("LiT", **TINY | {"kernel_size": None, "kernel_fn": "gelu"})
     stored = {k: v for k, v in dataclasses.asdict(config).items() if k in _architecture_fields()}
     assert detect_config(shapes_of(config), None, {}, stored) == config
+
+
+def test_a_stored_architecture_of_other_weights() -> None:
+    state = shapes_of(model_config("DiT", **TINY))
+    with pytest.raises(ValueError, match="depth: its metadata say 5, the checkpoint has 2"):
+        detect_config(state, None, {}, {"depth": 5, "num_heads": 2})
+    # The user may overrule metadata where shapes tell nothing.
+    assert detect_config(state, None, {"num_heads": 4}, {"num_heads": 2}).num_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"num_heads": "2"}, r"model.num_heads is '2' \(str\); it must be int"),
+        ({"input_size": [[8], [8]]}, "model.input_size is"),
+        ({"heads": 2}, "unknown architecture field 'heads'"),
+        ({"family": ["DiT"]}, r"model.family is \['DiT'\] \(list\); it must be str"),
+        ({"input_size": [8, 8, 8], "num_heads": 2}, r"input_size is \(8, 8, 8\)"),
+    ],
+)
+def test_odd_metadata(stored: dict[str, Any], message: str) -> None:
+    state = shapes_of(model_config("DiT", **TINY))
+    with pytest.raises(ValueError, match=message):
+        detect_config(state, "DiT", {}, stored)
+
+
+@pytest.mark.parametrize("family", ["LiT", "PixArt"])
+def test_feature_maps_are_those_of_linear_attention(family: str) -> None:
+    assert set(KERNEL_FNS) == set(KERNEL_FUNCTIONS)
+    fields = {"mixer": "linear", "hidden_size": 8, "num_heads": 2, "input_size": 8}
+    for name in KERNEL_FNS:
+        assert model_config(family, kernel_fn=name, **fields).kernel_fn == name
+    with pytest.raises(ValueError, match="unknown kernel_fn 'rleu'; did you mean 'relu'"):
+        model_config(family, kernel_fn="rleu", **fields)
 
 
 def _architecture_fields() -> set[str]:

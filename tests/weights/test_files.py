@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lit_jax.weights import files
+from lit_jax.weights import safetensors_files
 from lit_jax.weights.files import (
-    SafetensorsReader,
     fingerprint,
     join_shards,
     locate,
+    new_parents,
     sha256,
     without_wrappers,
 )
+from lit_jax.weights.safetensors_files import SafetensorsReader
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
 
@@ -41,6 +42,7 @@ def sharded(folder: Path, index: dict[str, str] | None = None) -> Path:
 
 
 def test_the_only_weight_file(tmp_path: Path) -> None:
+    fill(tmp_path, "training_args.bin", "optimizer.pt")  # of a trainer, no weights
     fill(tmp_path, "README.md", "config.json", ".cache.pt", "DiT-XL-2-256x256.pt")
     source = locate(tmp_path, SUFFIXES)
     assert source.files == (tmp_path / "DiT-XL-2-256x256.pt",)
@@ -48,9 +50,42 @@ def test_the_only_weight_file(tmp_path: Path) -> None:
     assert locate(tmp_path / "DiT-XL-2-256x256.pt", SUFFIXES) == source
 
 
-def test_safetensors_are_preferred_to_pickles(tmp_path: Path) -> None:
-    fill(tmp_path, "model.safetensors", "pytorch_model.bin", "config.json")
-    assert locate(tmp_path, SUFFIXES).name == "model.safetensors"
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("model.safetensors", "pytorch_model.bin"),
+        ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+        ("lit.safetensors", "lit.pt"),
+        ("model.safetensors", "pytorch_model.bin.index.json"),
+    ],
+    ids=str,
+)
+def test_safetensors_are_preferred_to_pickles_of_the_same_weights(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    fill(tmp_path, *names, "config.json")
+    assert locate(tmp_path, SUFFIXES).name == names[0]
+
+
+def test_an_index_of_safetensors_is_preferred_to_one_of_pickles(tmp_path: Path) -> None:
+    fill(sharded(tmp_path), "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin")
+    assert locate(tmp_path, SUFFIXES).name == "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0400000.pt", "old_student.safetensors"),
+        ("diffusion_pytorch_model.bin", "model.safetensors"),
+        ("model.fp16.safetensors", "pytorch_model.bin"),
+    ],
+    ids=str,
+)
+def test_safetensors_of_other_weights_are_no_substitute(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"but {', '.join(names)}; name a file"):
+        locate(fill(tmp_path, *names), SUFFIXES)
 
 
 def test_the_config_of_a_hub_folder(tmp_path: Path) -> None:
@@ -141,7 +176,7 @@ def test_one_key_in_two_shards(tmp_path: Path) -> None:
 
 def test_the_mapping_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the window is read the file is mapped anew; the numbers stay the same."""
-    monkeypatch.setattr(files, "WINDOW_BYTES", 10)
+    monkeypatch.setattr(safetensors_files, "WINDOW_BYTES", 10)
     opened = []
     original = SafetensorsReader._open
     monkeypatch.setattr(SafetensorsReader, "_open", lambda self: opened.append(1) or original(self))
@@ -157,3 +192,67 @@ def test_wrappers_are_taken_off_when_all_keys_have_them() -> None:
     assert without_wrappers(keys) == dict(zip(keys, "xy", strict=True))
     assert without_wrappers(["module.x", "y"]) == {"module.x": "module.x", "y": "y"}
     assert without_wrappers([]) == {}
+
+
+def with_header(path: Path, header: object, data: bytes = b"") -> Path:
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "message"),
+    [
+        ({"a": {"dtype": "F32", "shape": [1]}}, b"", "it is no safetensors file ("),
+        ({"a": [1]}, b"", "it is no safetensors file ("),
+        (
+            {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}},
+            b"12345678",
+            "it is no safetensors file (",
+        ),
+        (
+            {"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}},
+            b"12345678",
+            "it is cut short, 78 of 82 bytes",
+        ),
+    ],
+    ids=str,
+)
+def test_headers_that_are_none(header: object, data: bytes, message: str, tmp_path: Path) -> None:
+    """A whole file with a wrong header is not called cut short."""
+    with pytest.raises(ValueError) as error:
+        SafetensorsReader(with_header(tmp_path / "x.safetensors", header, data))
+    assert f"x.safetensors cannot be read: {message}" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2"])
+def test_floats_of_8_bits_are_refused(dtype: str, tmp_path: Path) -> None:
+    header = {"w": {"dtype": dtype, "shape": [4], "data_offsets": [0, 4]}}
+    with pytest.raises(ValueError) as error:
+        SafetensorsReader(with_header(tmp_path / "x.safetensors", header, b"1234"))
+    wanted = f"'w' has dtype {dtype}; save it as float32, float16 or bfloat16"
+    assert str(error.value).endswith(wanted)
+
+
+@pytest.mark.parametrize("text", ["[1]", "DiT-XL/2", '"DiT"', "null"])
+def test_stored_architecture_that_is_none(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"a": np.ones(1)}, path, metadata={"lit_jax.model": text})
+    with pytest.raises(ValueError, match="metadata 'lit_jax.model' is .* not a JSON object"):
+        SafetensorsReader(path)
+
+
+def test_parents_vanish_with_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(KeyboardInterrupt), new_parents(tmp_path / "kept/a/b/file"):
+        assert (tmp_path / "kept/a/b").is_dir()
+        raise KeyboardInterrupt
+    assert list((tmp_path / "kept").iterdir()) == []
+    with pytest.raises(OSError), new_parents(tmp_path / "kept/a/b/file"):
+        (tmp_path / "kept/a/others").write_text("mine")
+        raise OSError
+    assert list((tmp_path / "kept").rglob("*")) == [tmp_path / "kept/a", tmp_path / "kept/a/others"]
+    with new_parents(tmp_path / "c/file"):
+        pass
+    assert (tmp_path / "c").is_dir()

@@ -19,9 +19,12 @@ from lit_jax.config import KVCompressConfig, PixArtConfig
 from lit_jax.models.conditions import TextCondition
 from lit_jax.models.layers import scaled_position_table
 from lit_jax.models.pixart import position_table
+from lit_jax.models.zoo import model_config
+from lit_jax.weights import convert
 from lit_jax.weights.convert import export_params, import_params
 from lit_jax.weights.detect import detect_config
-from lit_jax.weights.detect.pixart import from_hub, interpolation_of
+from lit_jax.weights.detect.pixart import from_hub
+from lit_jax.weights.detect.positions import POSITION_TOLERANCE, interpolation_of
 from lit_jax.weights.pairing import slots
 from lit_jax.weights.tables import layout_of, layouts_for
 
@@ -235,6 +238,51 @@ def test_position_scales_off_the_steps() -> None:
     assert interpolation_of(np.zeros((4, 48), np.float32)) is None
 
 
+def test_widths_that_hold_no_code() -> None:
+    for width in (0, 1, 3):
+        assert interpolation_of(np.ones((4, width), np.float32)) is None
+    assert interpolation_of(np.full((4, 48), np.nan, np.float32)) is None
+    state = state_like(tiny())
+    tokens = state["pos_embed"].shape[1]
+    for width in (2, 48):
+        state["pos_embed"] = np.ones((1, tokens, width), np.float32)
+        with pytest.raises(ValueError, match=rf"pe_interpolation .pos_embed has .* {width}\)"):
+            detect_config(state, None, {"num_heads": 2})
+
+
+def test_tolerance_is_that_of_the_import() -> None:
+    assert POSITION_TOLERANCE == convert.POSITION_TOLERANCE
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 1 / 3, 0.3, 4.003])
+@pytest.mark.parametrize("size", [8, 64, (8, 12)])
+def test_scale_of_a_whole_table(scale: float, size: Any) -> None:
+    config = tiny(input_size=size, pe_interpolation=scale)
+    told = {"num_heads": 2} | ({} if size == 8 else {"input_size": size})
+    found = detect_config(state_like(config), None, told)
+    assert found.pe_interpolation == pytest.approx(scale, rel=1e-5)
+    assert found.input_size == size
+
+
+@pytest.mark.parametrize("size", [8, (8, 12)])
+def test_a_table_that_is_none_tells_no_scale(size: Any) -> None:
+    """Its second token would: that of noise tells some scale, that of a shuffled table its own."""
+    state = state_like(tiny(input_size=size))
+    told = {"num_heads": 2, "input_size": size}
+    good = state["pos_embed"]
+    shuffled = np.concatenate([good[:, :2], good[:, :1:-1]], axis=1)
+    late = good.copy()
+    late[0, -1, -1] += 0.01
+    noise = [np.random.default_rng(seed).standard_normal(good.shape) for seed in range(20)]
+    ones = np.ones_like(good)
+    for bad in (shuffled, late, ones, *(table.astype(np.float32) for table in noise)):
+        state["pos_embed"] = bad
+        with pytest.raises(ValueError, match="no position table of any scale") as error:
+            detect_config(state, None, told)
+        assert str(error.value).endswith("--set pe_interpolation=SIDE_IN_PIXELS/512")
+        assert detect_config(state, None, told | {"pe_interpolation": 2}).pe_interpolation == 2
+
+
 # --- diffusers ---
 
 
@@ -322,6 +370,14 @@ def test_position_scale_that_a_config_leaves_out(side: int, scale: float) -> Non
         ({"cross_attention_dim": 768}, "cross_attention_dim is 768; PixArt needs 1152"),
         ({"cross_attention_dim": None}, "cross_attention_dim is None; PixArt needs 1152"),
         ({"caption_channels": None}, "caption_channels missing; PixArt needs them"),
+        ({"sample_size": "16"}, r"config.json.sample_size is '16' \(str\); it must be int"),
+        ({"num_attention_heads": "16"}, r"num_attention_heads is '16' \(str\); it must be int"),
+        ({"interpolation_scale": "1.0x"}, "interpolation_scale is '1.0x' .*must be float"),
+        ({"use_additional_conditions": 1}, "use_additional_conditions is 1 .*must be bool"),
+        ({"cross_attention_dim": "1152"}, "cross_attention_dim is '1152'; PixArt needs 1152"),
+        ({"norm_eps": "1e-6"}, "norm_eps is '1e-6'; PixArt needs 1e-06"),
+        ({"_class_name": ["PixArt"]}, r"_class_name is \['PixArt'\]"),
+        ({"num_layers": None, "in_channels": None}, "num_layers, in_channels missing"),
         ({"out_channels": 6}, "out_channels is 6; PixArt needs in_channels 4, or twice that"),
     ],
 )
@@ -335,10 +391,18 @@ def test_a_config_that_contradicts_the_weights() -> None:
     index = [layout.name for layout in layouts_for(config)].index("diffusers")
     hub = SIGMA | {"num_attention_heads": 2, "attention_head_dim": 12, "cross_attention_dim": 24}
     hub |= {"num_layers": 4, "in_channels": 3, "out_channels": 6, "caption_channels": 10}
-    with pytest.raises(ValueError, match="depth: asked for 4, the checkpoint has 3"):
+    with pytest.raises(ValueError, match="depth: config.json says 4, the checkpoint has 3"):
         detect_config(state_like(config, index), hub=hub)
-    with pytest.raises(ValueError, match="micro_condition: asked for True"):
+    with pytest.raises(ValueError, match="micro_condition: config.json says True"):
         detect_config(
             state_like(config, index),
             hub=hub | {"num_layers": 3, "use_additional_conditions": True},
         )
+
+
+def test_official_words_for_no_compression_and_no_null_caption() -> None:
+    """The official configuration's default, and a constructor argument that a file lacks."""
+    none = {"sampling": None, "scale_factor": 1, "kv_compress_layer": []}
+    assert model_config("PixArt", kv_compress_config=none).kv_compress_config is None
+    one = {"sampling": "conv", "scale_factor": 2, "kv_compress_layer": 3}
+    assert model_config("PixArt", kv_compress_config=one).compressed_layers == (3,)

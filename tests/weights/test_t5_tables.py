@@ -93,7 +93,7 @@ def test_named_size_is_checked() -> None:
 
 
 def test_config_json_that_belongs_to_other_weights() -> None:
-    with pytest.raises(ValueError, match="num_heads: asked for 8, the checkpoint has 4"):
+    with pytest.raises(ValueError, match="num_heads: config.json says 8, the checkpoint has 4"):
         detect_config(golden_state(), hub=hub_config(num_heads=8))
 
 
@@ -198,6 +198,10 @@ def test_nonsense_shapes() -> None:
         ({"dense_act_fn": "gelu"}, "dense_act_fn is 'gelu'; a T5 encoder needs 'gelu_new'"),
         ({"is_gated_act": False}, "is_gated_act is False"),
         ({"is_decoder": True}, "is_decoder is True"),
+        ({"num_heads": "4"}, r"config.json.num_heads is '4' \(str\); it must be int"),
+        ({"layer_norm_epsilon": "1e-6"}, "config.json.layer_norm_epsilon is '1e-6' .*be float"),
+        ({"feed_forward_proj": ["gated-gelu"]}, "feed_forward_proj is"),
+        ({"model_type": ["t5"]}, r"model_type is \['t5'\]"),
     ],
 )
 def test_config_json_of_other_networks(changes: dict[str, Any], message: str) -> None:

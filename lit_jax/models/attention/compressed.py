@@ -97,7 +97,7 @@ def stacked_compression(
 ) -> ConvCompression | SampledCompression:
     """The compression of all compressed layers; parameters, if there are any, are stacked in
     ascending order of the layers."""
-    if config.sampling != "conv":
+    if config.sampling is not None and config.sampling != "conv":
         return SampledCompression(config.sampling, config.scale_factor)
     keys = rngs.split(len(config.kv_compress_layer))
     return nnx.vmap(lambda _: ConvCompression(channels, config.scale_factor))(keys)

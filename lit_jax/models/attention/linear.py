@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import DenoiserConfig, unknown_name
+from lit_jax.config import DenoiserConfig
 from lit_jax.models.layers import Dense, xavier_uniform
 
 EPS = 1e-6
@@ -107,8 +107,6 @@ class LinearAttention(nnx.Module):
     """
 
     def __init__(self, config: DenoiserConfig, *, rngs: nnx.Rngs) -> None:
-        if config.kernel_fn not in KERNEL_FUNCTIONS:
-            raise unknown_name("kernel_fn", config.kernel_fn, KERNEL_FUNCTIONS)
         D, bias, dtype = config.hidden_size, config.qkv_bias, config.dtype
         # Algorithm 1 holds q as [D, D] and kv as one [D, 2D] matrix; the fans follow.
         kv = xavier_uniform(D, 2 * D)

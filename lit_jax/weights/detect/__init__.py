@@ -47,18 +47,20 @@ def detect_config(
 
     `name` is a row of `zoo.SIZES` or a family, `overrides` are fields of the configuration; both
     are checked against the shapes. `stored` is the architecture that a file of ours carries along,
-    `hub` the config.json of a Hugging Face folder. Raises ValueError that lists every contradiction
-    and exactly the fields that are missing.
+    `hub` the config.json of a Hugging Face folder. `overrides` overrule the former and not the
+    latter, which is a file to be edited. Raises ValueError that lists every contradiction and
+    exactly the fields that are missing.
     """
     layout = layout or layout_of(list(state))
     detector = DETECTORS[layout.config]
     shapes = Shapes(layout, {key: tuple(value.shape) for key, value in state.items()}, state)
-    companions = detector.from_hub(hub) if hub else {}
-    told = _told(layout, name, overrides or {}, companions | dict(stored or {}))
+    beside = _beside(layout, detector, hub or {}, stored or {})
+    asked = _asked(layout, name, overrides or {}, beside)
+    told = beside.fields | asked
     _check_required(shapes, detector)
     told = detector.settle(shapes, told)
     found = detector.read(shapes, told)
-    _check_differences(told, found, name)
+    _check_differences(told, found, asked, beside, name)
     fields = told | found
     if "num_heads" in detector.asks and "num_heads" not in fields:
         fields |= _official_heads(fields)
@@ -67,15 +69,44 @@ def detect_config(
     return from_mapping(layout.config, fields, "model")
 
 
-def _told(
-    layout: Layout, name: str | None, overrides: Mapping[str, Any], companions: Mapping[str, Any]
+@dataclasses.dataclass(frozen=True)
+class Beside:
+    """What lies beside the tensors: `fields` of the architecture, typed, those of our metadata
+    before those of config.json; `hub` are the ones that config.json itself says; `assumed` those
+    that neither says, filled in."""
+
+    fields: dict[str, Any]
+    hub: dict[str, Any]
+    assumed: set[str]
+
+
+def _beside(
+    layout: Layout, detector: Detector, hub: Mapping[str, Any], stored: Mapping[str, Any]
+) -> Beside:
+    """Both companions; ValueError where they contradict each other."""
+    filled = _typed(layout, detector.from_hub(hub)) if hub else {}
+    default = {field for field, entry in detector.assumed.items() if hub.get(entry) is None}
+    said = {field: value for field, value in filled.items() if field not in default}
+    own = _typed(layout, stored)
+    differences = [
+        f"{field}: config.json says {value!r}, the metadata of the weights {own[field]!r}"
+        for field, value in said.items()
+        if field in own and not _agree(own[field], value)
+    ]
+    if differences:
+        raise ValueError(
+            "config.json and the weights beside it are of different models:\n  "
+            + "\n  ".join(differences)
+        )
+    return Beside(filled | own, said, (filled.keys() & default) - own.keys())
+
+
+def _asked(
+    layout: Layout, name: str | None, overrides: Mapping[str, Any], beside: Beside
 ) -> dict[str, Any]:
-    """What the companions and the user say, the user last."""
+    """What the user says: the fields of a name, and single ones that overrule it."""
     fields = network_fields(layout.config)
     given = {ALIASES.get(k, k) if k not in fields else k: v for k, v in overrides.items()}
-    for key in [*companions, *given]:
-        if key not in fields:
-            raise unknown_name("architecture field", key, fields)
     named: dict[str, Any] = {}
     if name is not None:
         if name not in SIZES | FAMILIES:
@@ -87,26 +118,36 @@ def _told(
         if name in SIZES:
             named = {k: v for k, v in row.items() if k not in ("mixer", "model_max_length")}
             named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
-        _check_companions(name, named, companions)
+        _check_named(name, named, beside)
     if named.get("family") == "LiT" and layout.config is not DiTConfig:
         named["family"] = layout.config.family  # a text-to-image LiT is a PixArt
-    merged = {**companions, **named, **given}
-    typed = typed_fields(layout.config, merged, "model")
+    return _typed(layout, named | given)
+
+
+def _typed(layout: Layout, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the architecture in their types; ValueError for an unknown one and another type."""
+    fields = network_fields(layout.config)
+    for key in said:
+        if key not in fields:
+            raise unknown_name("architecture field", key, fields)
     # Of a group only the keys that were given are said; the others are not its defaults.
     return {
-        field: {key: getattr(value, key) for key in merged[field]}
-        if isinstance(merged[field], Mapping) and dataclasses.is_dataclass(value)
+        field: {key: getattr(value, key) for key in said[field]}
+        if isinstance(said[field], Mapping) and dataclasses.is_dataclass(value)
         else value
-        for field, value in typed.items()
+        for field, value in typed_fields(layout.config, said, "model").items()
     }
 
 
-def _check_companions(name: str, named: Mapping[str, Any], companions: Mapping[str, Any]) -> None:
-    """A name must not overrule what the checkpoint says of itself; `overrides` may."""
+def _check_named(name: str, named: Mapping[str, Any], beside: Beside) -> None:
+    """A name must not overrule what the checkpoint says of itself; `overrides` may overrule what
+    our metadata say."""
     differences = [
-        f"{field}: {value!r} in {name}, {companions[field]!r} beside the checkpoint"
+        f"{field}: {value!r} in {name}, {beside.fields[field]!r} beside the checkpoint"
         for field, value in named.items()
-        if field in companions and not _agree(companions[field], value)
+        if field in beside.fields
+        and field not in beside.assumed
+        and not _agree(beside.fields[field], value)
     ]
     if differences:
         raise ValueError(f"the checkpoint is not --model {name}:\n  " + "\n  ".join(differences))
@@ -140,15 +181,33 @@ def _check_required(shapes: Shapes, detector: Detector) -> None:
         raise ValueError("cannot read the architecture:\n  " + "\n  ".join(problems))
 
 
-def _check_differences(told: Mapping[str, Any], found: Mapping[str, Any], name: str | None) -> None:
-    differences = [
-        f"{field}: asked for {told[field]!r}, the checkpoint has {value!r}"
-        for field, value in found.items()
-        if field in told and not _agree(told[field], value)
-    ]
-    if differences:
-        asked = f"--model {name}" if name else "what was asked for"
-        raise ValueError(f"the checkpoint is not {asked}:\n  " + "\n  ".join(differences))
+def _check_differences(
+    told: Mapping[str, Any],
+    found: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    beside: Beside,
+    name: str | None,
+) -> None:
+    """What shapes decide against what was said, and what the user says against config.json."""
+    users, files = [], []
+    for field, value in told.items():
+        if field in found and not _agree(value, found[field]):
+            if field in asked:
+                line = f"{field}: asked for {value!r}, the checkpoint has {found[field]!r}"
+                users.append(line)
+            else:
+                source = "config.json says" if field in beside.hub else "its metadata say"
+                files.append(f"{field}: {source} {value!r}, the checkpoint has {found[field]!r}")
+        elif field in asked and field in beside.hub and not _agree(asked[field], beside.hub[field]):
+            users.append(
+                f"{field}: asked for {asked[field]!r}, config.json beside the checkpoint says"
+                f" {beside.hub[field]!r}; edit that file if it is wrong"
+            )
+    if users:
+        wanted = f"--model {name}" if name else "what was asked for"
+        raise ValueError(f"the checkpoint is not {wanted}:\n  " + "\n  ".join(users + files))
+    if files:
+        raise ValueError("the checkpoint is not what is said beside it:\n  " + "\n  ".join(files))
 
 
 def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +233,7 @@ def _agree(said: Any, value: Any) -> bool:
 def _square(value: Any) -> Any:
     """(16, 16) and 16 are one input size; lists and tuples are the same."""
     if isinstance(value, (tuple, list)):
-        return value[0] if len(value) == 2 and len(set(value)) == 1 else tuple(value)
+        return value[0] if len(value) == 2 and value[0] == value[1] else tuple(value)
     return value
 
 

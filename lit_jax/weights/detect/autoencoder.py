@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from lit_jax.config import AutoencoderConfig, typed_fields
 from lit_jax.config.autoencoder import SIZES
 from lit_jax.weights.detect.shapes import Detector, Shapes
 
@@ -56,7 +57,10 @@ _WITHOUT_INFLUENCE = ("sample_size", "force_upcast")
 
 
 def _all(name: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, (list, tuple)) and set(value) == {name}
+    def holds(value: Any) -> bool:
+        return isinstance(value, (list, tuple)) and bool(value) and all(v == name for v in value)
+
+    return holds
 
 
 # ... and fields of which this package has one value: test, and that value in words.
@@ -79,7 +83,7 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
     """Fields from the config.json beside a diffusers file.
 
     Raises one ValueError that lists every entry that describes another network: a value this
-    package does not have, or an entry it does not know.
+    package does not have, or an entry it does not know; and one for a value of another type.
     """
     known = {*_SAME, *_WITHOUT_INFLUENCE}
     problems = []
@@ -95,7 +99,8 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
             "config.json does not describe an AutoencoderKL of this package:\n  "
             + "\n  ".join(problems)
         )
-    return _ASSUMED | {key: config[key] for key in _SAME if key in config}
+    said = {key: config[key] for key in _SAME if config.get(key) is not None}
+    return _ASSUMED | typed_fields(AutoencoderConfig, said, "config.json")
 
 
 def _why_groups(shapes: Shapes) -> str:
@@ -121,4 +126,5 @@ DETECTOR = Detector(
         "scaling_factor": (_why_scaling, "scaling_factor=FACTOR"),
     },
     from_hub=from_hub,
+    assumed={field: field for field in _ASSUMED},
 )

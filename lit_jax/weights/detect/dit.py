@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from lit_jax.weights.detect.hub import outputs_variance, read_entries, refuse_unlike
 from lit_jax.weights.detect.shapes import Detector, Shapes, mlp_ratio
 
 LABELS = "y_embedder/embedding"
@@ -63,10 +65,16 @@ def read_mixer(shapes: Shapes, hidden: int) -> dict[str, Any]:
 
 
 def _label_table(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Classes and null row. The table alone cannot tell K classes from K - 1 and a null row."""
+    """Classes and null row. The table alone cannot tell K classes from K - 1 and a null row, and a
+    checkpoint without it is unconditional only if that was said: the key may have been lost."""
     table = shapes.of(LABELS)
-    if table is None:
+    if table is None and told.get("num_classes") == 0:
         return {"num_classes": 0}
+    if table is None:
+        raise ValueError(
+            f"key {shapes.key(LABELS)!r} is missing; for an unconditional model, which has no label"
+            " table, pass --set num_classes=0"
+        )
     rows = shapes.ranked(LABELS, table, 2)[0]
     if "class_dropout_prob" in told:
         null_row = bool(told["class_dropout_prob"])
@@ -87,22 +95,50 @@ def _input_size(shapes: Shapes, patch: int, told: Mapping[str, Any]) -> dict[str
     return {"input_size": side * patch} if side * side == tokens else {}
 
 
+@dataclass(frozen=True)
+class HubEntries:
+    """What a diffusers config.json says of a DiT's architecture; without default: needed."""
+
+    num_attention_heads: int
+    attention_head_dim: int
+    num_layers: int
+    in_channels: int
+    patch_size: int
+    sample_size: int
+    num_embeds_ada_norm: int
+    out_channels: int | None = None
+
+
+CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
+
+# What other entries have to be for this network, when they are there.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "_class_name": CLASSES,
+    "norm_type": ("ada_norm_zero",),
+    "activation_fn": ("gelu-approximate",),
+    "norm_elementwise_affine": (False,),
+    "attention_bias": (True,),
+    # 1e-5 is the default of the class, and written into files whose model was trained with 1e-6.
+    "norm_eps": (1e-6, 1e-5),
+}
+
+
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a diffusers DiTTransformer2DModel; ValueError for one that no DiT here can be."""
-    expected = {
-        "norm_type": "ada_norm_zero",
-        "activation_fn": "gelu-approximate",
-        "norm_elementwise_affine": False,
-        "attention_bias": True,
-    }
-    for field, value in expected.items():
-        if config.get(field, value) != value:
-            raise ValueError(f"config.json: {field} is {config[field]!r}; DiT needs {value!r}")
+    """Fields of a diffusers DiTTransformer2DModel, or of an early file's Transformer2DModel.
+
+    Raises ValueError for one that no DiT here can be.
+    """
+    refuse_unlike(config, _ONLY, "DiT")
+    said = read_entries(config, HubEntries, "DiT")
     return {
-        "num_heads": config["num_attention_heads"],
-        "input_size": config["sample_size"],
-        "num_classes": config["num_embeds_ada_norm"],
-        "patch_size": config["patch_size"],
+        "hidden_size": said.num_attention_heads * said.attention_head_dim,
+        "depth": said.num_layers,
+        "num_heads": said.num_attention_heads,
+        "in_channels": said.in_channels,
+        "learn_sigma": outputs_variance(said.in_channels, said.out_channels, "DiT"),
+        "patch_size": said.patch_size,
+        "input_size": said.sample_size,
+        "num_classes": said.num_embeds_ada_norm,
     }
 
 

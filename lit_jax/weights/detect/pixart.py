@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from lit_jax.config import KVCompressConfig
 from lit_jax.config.pixart import OFFICIAL_HEADS
 from lit_jax.weights.detect.dit import learn_sigma, read_mixer
+from lit_jax.weights.detect.hub import outputs_variance, read_entries, refuse_unlike
+from lit_jax.weights.detect.positions import read_positions, why_no_scale, why_no_size
 from lit_jax.weights.detect.shapes import Detector, Shapes, mlp_ratio
 
 NULL_CAPTION = "y_embedder/null_caption"
@@ -23,11 +23,6 @@ FILTER_PARTS = (
     "kv_compress/norm/bias",
 )
 _FILTER_KEY = re.compile(r"blocks\.(\d+)\.attn\.(sr|norm)\.")
-
-# pe_interpolation is read off a table and rounded to a whole number, else to a half, ... else to
-# 1/64, if that is no further away (relatively) than the type of the table can put it.
-_STEPS = (1, 2, 4, 8, 16, 32, 64)
-_PRECISION = {"float64": 1e-5, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +46,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     found |= _null_caption(shapes, told)
     found |= _compression(shapes, depth, told)
     found |= _cross_heads(found["mixer"], hidden, told)
-    return found | _positions(shapes, patch, told)
+    return found | read_positions(shapes, told)
 
 
 def _null_caption(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,72 +111,37 @@ def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, 
     return {"cross_num_heads": None} if mixer == "softmax" or hidden in OFFICIAL_HEADS else {}
 
 
-def _positions(shapes: Shapes, patch: int, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Nominal size and pe_interpolation of a stored position table on a square grid."""
-    shape = shapes.keys.get("pos_embed")
-    if shape is None:
-        return {}
-    _, tokens, _ = shapes.ranked("pos_embed", shape, 3)
-    found: dict[str, Any] = {}
-    side = math.isqrt(tokens)
-    if "input_size" not in told and side * side == tokens:
-        found["input_size"] = side * patch
-    # Two tokens in a row are needed: the second one says how far apart they stand.
-    stored = shapes.tensors.get("pos_embed")
-    if "pe_interpolation" not in told and stored is not None and tokens > 1:
-        scale = interpolation_of(np.asarray(stored)[0])
-        found |= {} if scale is None else {"pe_interpolation": scale}
-    return found
+@dataclass(frozen=True)
+class HubEntries:
+    """What a diffusers config.json says of a PixArt's architecture; without default: needed."""
 
-
-def interpolation_of(table_NxD: np.ndarray) -> float | None:
-    """pe_interpolation of a position table of more than one column, stored for its nominal grid.
-
-    The second token stands in column 1 / pe_interpolation. Its channels are sine and cosine of that
-    times 10000^(-k / (D/4)): the slowest one is unambiguous, and every faster one adds digits. None
-    when the code is none of a positive column (then the check of the whole table says so).
-    """
-    quarter = table_NxD.shape[1] // 4
-    code = table_NxD[1].astype(np.float64)
-    angles = np.arctan2(code[:quarter], code[quarter : 2 * quarter])
-    omega = 10000.0 ** (-np.arange(quarter) / quarter)
-    column = angles[-1] / omega[-1]
-    for angle, frequency in zip(angles[-2::-1], omega[-2::-1], strict=True):
-        turns = np.round((column * frequency - angle) / (2 * np.pi))
-        column = (angle + 2 * np.pi * turns) / frequency
-    if not column > 0 or not np.isfinite(column):
-        return None
-    scale = 1 / column
-    precision = _PRECISION.get(table_NxD.dtype.name, 0.0)
-    for stepped in (round(scale * steps) / steps for steps in _STEPS):
-        if abs(stepped - scale) < precision * scale:
-            return stepped
-    return float(f"{scale:.6g}")
+    num_attention_heads: int
+    attention_head_dim: int
+    num_layers: int
+    in_channels: int
+    patch_size: int
+    sample_size: int
+    caption_channels: int
+    out_channels: int | None = None
+    interpolation_scale: float | None = None
+    use_additional_conditions: bool | None = None
 
 
 CLASSES = ("PixArtTransformer2DModel", "Transformer2DModel")
 
-# What the fields of a diffusers config.json have to be for this network, when they are there.
-_FIXED = {
-    "norm_type": "ada_norm_single",
-    "activation_fn": "gelu-approximate",
-    "norm_elementwise_affine": False,
-    "norm_eps": 1e-6,
-    "attention_bias": True,
-    "attention_type": "default",
-    "double_self_attention": False,
-    "only_cross_attention": False,
-    "num_vector_embeds": None,
+# What other entries have to be for this network, when they are there.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "_class_name": CLASSES,
+    "norm_type": ("ada_norm_single",),
+    "activation_fn": ("gelu-approximate",),
+    "norm_elementwise_affine": (False,),
+    "norm_eps": (1e-6,),
+    "attention_bias": (True,),
+    "attention_type": ("default",),
+    "double_self_attention": (False,),
+    "only_cross_attention": (False,),
+    "num_vector_embeds": (None,),
 }
-_NEEDED = (
-    "num_attention_heads",
-    "attention_head_dim",
-    "num_layers",
-    "in_channels",
-    "patch_size",
-    "sample_size",
-    "caption_channels",
-)
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,43 +150,28 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises ValueError for one that no PixArt here can be. Whether there are micro-conditions is read
     from the weights when the file does not say.
     """
-    kind = config.get("_class_name", CLASSES[0])
-    if kind not in CLASSES:
-        raise ValueError(f"config.json: _class_name is {kind!r}; PixArt needs {CLASSES[0]!r}")
-    for field, value in _FIXED.items():
-        if config.get(field, value) != value:
-            raise ValueError(f"config.json: {field} is {config[field]!r}; PixArt needs {value!r}")
-    if missing := [field for field in _NEEDED if config.get(field) is None]:
-        raise ValueError(f"config.json: {', '.join(missing)} missing; PixArt needs them")
-    heads, channels, side = (
-        config[field] for field in ("num_attention_heads", "in_channels", "sample_size")
-    )
-    hidden = heads * config["attention_head_dim"]
+    refuse_unlike(config, _ONLY, "PixArt")
+    said = read_entries(config, HubEntries, "PixArt")
+    heads, side, scale = said.num_attention_heads, said.sample_size, said.interpolation_scale
+    hidden = heads * said.attention_head_dim
     if config.get("cross_attention_dim", hidden) != hidden:
         raise ValueError(
             f"config.json: cross_attention_dim is {config['cross_attention_dim']!r}; PixArt needs"
-            f" {hidden}, the width of its {heads} heads of {config['attention_head_dim']}"
+            f" {hidden}, the width of its {heads} heads of {said.attention_head_dim}"
         )
-    outputs = config.get("out_channels") or channels
-    if outputs not in (channels, 2 * channels):
-        raise ValueError(
-            f"config.json: out_channels is {outputs}; PixArt needs in_channels {channels}, or"
-            " twice that with variance channels"
-        )
-    scale = config.get("interpolation_scale")
     found = {
         "hidden_size": hidden,
-        "depth": config["num_layers"],
+        "depth": said.num_layers,
         "num_heads": heads,
-        "in_channels": channels,
-        "learn_sigma": outputs == 2 * channels,
-        "patch_size": config["patch_size"],
+        "in_channels": said.in_channels,
+        "learn_sigma": outputs_variance(said.in_channels, said.out_channels, "PixArt"),
+        "patch_size": said.patch_size,
         "input_size": side,
-        "caption_channels": config["caption_channels"],
-        "pe_interpolation": float(max(side // 64, 1) if scale is None else scale),
+        "caption_channels": said.caption_channels,
+        "pe_interpolation": float(max(side // 64, 1)) if scale is None else scale,
     }
-    if (micro := config.get("use_additional_conditions")) is not None:
-        found["micro_condition"] = micro
+    if said.use_additional_conditions is not None:
+        found["micro_condition"] = said.use_additional_conditions
     return found
 
 
@@ -234,6 +179,9 @@ def settle(shapes: Shapes, told: dict[str, Any]) -> dict[str, Any]:
     """The constructor of a text-to-image LiT is the official PixArt's, whose `num_heads` the linear
     mixer replaces in the self-attention alone: where the convolution tells other linear heads, the
     number that was said can only be that of the cross-attention."""
+    if told.get("model_max_length") is not None and NULL_CAPTION not in shapes:
+        # The official constructor always has it; a file without the caption holds none.
+        told = told | {"model_max_length": None}
     linear = read_mixer(shapes, shapes.expect("x_embedder/kernel")[0]).get("num_heads")
     said = told.get("num_heads", linear)
     if linear is None or said == linear or "cross_num_heads" in told:
@@ -254,11 +202,6 @@ def _why_cross_heads(shapes: Shapes) -> str:
     return f"softmax heads of the cross-attention; hidden_size {hidden} is no named size"
 
 
-def _why_positions(shapes: Shapes) -> str:
-    table = shapes.keys.get("pos_embed")
-    return "there is no pos_embed" if table is None else f"pos_embed has shape {table}"
-
-
 DETECTOR = Detector(
     required={
         "x_embedder/kernel": 4,
@@ -270,9 +213,10 @@ DETECTOR = Detector(
     asks={
         "num_heads": (_why_num_heads, "num_heads=HEADS"),
         "cross_num_heads": (_why_cross_heads, "cross_num_heads=HEADS"),
-        "input_size": (_why_positions, "input_size=LATENT_SIDE"),
-        "pe_interpolation": (_why_positions, "pe_interpolation=SIDE_IN_PIXELS/512"),
+        "input_size": (why_no_size, "input_size=LATENT_SIDE"),
+        "pe_interpolation": (why_no_scale, "pe_interpolation=SIDE_IN_PIXELS/512"),
     },
     from_hub=from_hub,
     settle=settle,
+    assumed={"pe_interpolation": "interpolation_scale"},
 )

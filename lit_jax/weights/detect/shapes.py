@@ -72,6 +72,8 @@ class Detector:
     settle      (shapes, told) -> told, where a word means something else for this checkpoint
     from_hub    the config.json beside a Hugging Face file -> fields; ValueError when it describes
                 a network that this package does not have
+    assumed     fields that `from_hub` fills in when their entry of config.json, the value here, is
+                absent; anybody may overrule those
     """
 
     required: Mapping[str, int]
@@ -79,6 +81,7 @@ class Detector:
     asks: Mapping[str, tuple[Callable[[Shapes], str], str]]
     from_hub: Callable[[Mapping[str, Any]], dict[str, Any]]
     settle: Callable[[Shapes, dict[str, Any]], dict[str, Any]] = lambda shapes, told: told
+    assumed: Mapping[str, str] = field(default_factory=dict)
 
 
 def mlp_ratio(width: int, hidden: int, told: Mapping[str, Any]) -> float:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lit_jax.config import T5Config, network_fields
+from lit_jax.config import T5Config, network_fields, typed_fields
 from lit_jax.weights.detect.shapes import Detector, Shapes
 
 TOKENS, BUCKETS = "shared/embedding", "relative_bias/embedding"
@@ -101,7 +101,8 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"config.json: {field} is {config[field]!r}; a T5 encoder needs {value!r}"
             )
     names = [name for name in network_fields(T5Config) if name != "family"]
-    return {name: config[name] for name in names if name in config}
+    said = {name: config[name] for name in names if name in config}
+    return typed_fields(T5Config, said, "config.json")
 
 
 DETECTOR = Detector(
