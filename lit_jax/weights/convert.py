@@ -18,6 +18,7 @@ from lit_jax.config import DiTConfig, NetworkConfig, PixArtConfig
 from lit_jax.models import pixart
 from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.zoo import Params
+from lit_jax.weights.detect.positions import POSITION_TOLERANCE
 from lit_jax.weights.pairing import (
     Slot,
     StateDict,
@@ -30,10 +31,6 @@ from lit_jax.weights.pairing import (
 )
 from lit_jax.weights.streaming import UnreadLeaf
 from lit_jax.weights.tables import TRANSFORMS, Layout, Shape, layout_of
-
-# Largest accepted difference of a stored position table from the analytic one, per stored dtype:
-# a few units in the last place of values up to 1.
-POSITION_TOLERANCE = {"float64": 1e-6, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}
 
 Progress = Callable[[int, int], None]
 """Called with (parameters done, parameters in all) after every tensor."""

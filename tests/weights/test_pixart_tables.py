@@ -20,11 +20,10 @@ from lit_jax.models.conditions import TextCondition
 from lit_jax.models.layers import scaled_position_table
 from lit_jax.models.pixart import position_table
 from lit_jax.models.zoo import model_config
-from lit_jax.weights import convert
 from lit_jax.weights.convert import export_params, import_params
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.detect.pixart import from_hub
-from lit_jax.weights.detect.positions import POSITION_TOLERANCE, interpolation_of
+from lit_jax.weights.detect.positions import interpolation_of
 from lit_jax.weights.pairing import slots
 from lit_jax.weights.tables import layout_of, layouts_for
 
@@ -248,10 +247,6 @@ def test_widths_that_hold_no_code() -> None:
         state["pos_embed"] = np.ones((1, tokens, width), np.float32)
         with pytest.raises(ValueError, match=rf"pe_interpolation .pos_embed has .* {width}\)"):
             detect_config(state, None, {"num_heads": 2})
-
-
-def test_tolerance_is_that_of_the_import() -> None:
-    assert POSITION_TOLERANCE == convert.POSITION_TOLERANCE
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0, 1 / 3, 0.3, 4.003])
