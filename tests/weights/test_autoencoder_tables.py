@@ -227,7 +227,7 @@ def test_other_networks_are_refused(entry: str, value: Any, wanted: str) -> None
     ("entry", "value", "needed"),
     [
         ("block_out_channels", ["8", 16], "block_out_channels[0] is '8' (str); it must be int"),
-        ("block_out_channels", 8, "block_out_channels is 8 (int); it must be tuple"),
+        ("block_out_channels", "8", "block_out_channels is '8' (str); it must be tuple"),
         ("layers_per_block", "1", "layers_per_block is '1' (str); it must be int"),
         ("scaling_factor", "0.18215", "scaling_factor is '0.18215' (str); it must be float"),
     ],
