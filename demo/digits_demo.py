@@ -28,16 +28,16 @@ import numpy as np  # noqa: E402
 from absl import logging  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
+from lit_jax import files  # noqa: E402
 from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
 from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, curves, files, images, reports, scores  # noqa: E402
+from lit_jax.evaluation import classifier, curves, images, reports, scores  # noqa: E402
 from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
 from lit_jax.jobs.train import train  # noqa: E402
 from lit_jax.models.cost import attention_macs  # noqa: E402
 from lit_jax.models.zoo import abstract_params, count_params  # noqa: E402
 from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
 from lit_jax.weights import folder  # noqa: E402
-from lit_jax.weights.files import sha256  # noqa: E402
 from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
 
 Images = Mapping[str, np.ndarray]  # a loaded samples.npz
@@ -105,7 +105,7 @@ def convert_teacher(out: Path) -> Path:
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         return target
     source = json.loads((target / folder.CONFIG).read_text())["provenance"]["sha256"]
-    if source != sha256(TEACHER):
+    if source != files.sha256_file(TEACHER):
         raise ValueError(f"{target} was made from another {TEACHER.name}; choose another --out")
     print(f"{target} is there already")
     return target

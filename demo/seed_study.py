@@ -19,7 +19,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lit_jax.evaluation import files, images
+from lit_jax import files
+from lit_jax.evaluation import images
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = {

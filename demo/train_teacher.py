@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lit_jax.evaluation import files
+from lit_jax import files
 from lit_jax.training.metrics import TRACE, read_trace
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,49 +6,17 @@ import sys
 import traceback
 from pathlib import Path
 
-from absl import flags, logging
+from absl import logging
 
-from lit_jax.config import TrainConfig, from_mapping, unknown_name
+from lit_jax.config import unknown_name
 from lit_jax.jobs import command_line
+from lit_jax.jobs.entries import JOBS
 
 USAGE = """python -m lit_jax train  --config configs/X.py[:ARG] --workdir DIR [--config.KEY=VALUE]
 python -m lit_jax sample --model MODEL_DIR_OR_WORKDIR --out DIR --num_samples N
                          [--steps 250 --sampler ddpm --cfg_scale 1.5 --seed 0 --labels 207,360]
 Add --help to a job for all its flags."""
 HELP = {"-h", "--help", "--helpshort", "--helpfull"}
-
-
-def run_train(given: flags.FlagValues) -> None:
-    config = from_mapping(TrainConfig, given.config.to_dict())
-    print(given.config, flush=True)
-    from lit_jax.jobs.train import train
-    from lit_jax.sharding import join_cluster
-
-    join_cluster()
-    train(config, given.workdir)
-
-
-def run_sample(given: flags.FlagValues) -> None:
-    labels = command_line.numbers(given, "labels", int)
-    interval = command_line.numbers(given, "cfg_interval", float)
-    if len(interval) not in (0, 2):
-        raise ValueError(f"--cfg_interval {given.cfg_interval!r} is not of the form LOW,HIGH")
-    from lit_jax.jobs.sample import Protocol, sample
-    from lit_jax.sharding import join_cluster
-
-    join_cluster()
-    protocol = Protocol(
-        sampler=given.sampler,
-        steps=given.steps,
-        cfg_scale=given.cfg_scale,
-        cfg_channels=given.cfg_channels,
-        cfg_interval=(interval[0], interval[1]) if interval else None,
-        seed=given.seed,
-    )
-    sample(given.model, given.out, given.num_samples, protocol, labels, given.batch_size)
-
-
-JOBS = {"train": run_train, "sample": run_sample}
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "lit_jax"
 # Every room of lit_jax and its floor. A new room gets a row here and in docs/architecture.md.
 FLOORS = {
     "config": 0,
+    "files": 0,
     "models": 1,
     "diffusion": 1,
     "sharding": 1,

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from lit_jax.config import NetworkConfig, architecture
+from lit_jax.files import sha256_file, write_json
 from lit_jax.models.zoo import count_params
 from lit_jax.weights.convert import export_params
 from lit_jax.weights.detect import detect_config
-from lit_jax.weights.files import cannot_write, new_parents, sha256, write_json
+from lit_jax.weights.files import cannot_write, new_parents
 from lit_jax.weights.folder import check_parents, load_model_dir
 from lit_jax.weights.hub import as_written, hub_config
 from lit_jax.weights.pairing import layout_named, unwritten
@@ -49,7 +50,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     print(f"{len(state)} keys, {count_params(params):,} parameters, layout {layout.name}")
     for note in notes:
         print(f"note: {note}")
-    print(f"sha256: {sha256(written)}")
+    print(f"sha256: {sha256_file(written)}")
     print(f"wrote {dst}")
 
 
@@ -90,7 +91,7 @@ def _write_hub_folder(
     with staged_folder(dst, overwrite) as staged:
         try:
             write_safetensors(staged / name, state, config)
-            write_json(staged / "config.json", content)
+            write_json(staged / "config.json", content, sort_keys=True)
         except (ValueError, OSError) as error:
             # The name of the staged file tells nothing.
             raise cannot_write(dst, error.__cause__ or error) from error

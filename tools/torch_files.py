@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import warnings
 import zipfile
@@ -14,6 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from lit_jax.files import atomic_path
 from lit_jax.weights.files import WINDOW_BYTES, cannot_write, require_checkpoint
 from lit_jax.weights.safetensors_files import FLOATS
 from lit_jax.weights.tables import Shape
@@ -170,16 +170,12 @@ def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
     Raises ValueError when the disk does not take it.
     """
     torch = import_torch(f"a {path.suffix} file")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Given a name, torch would report a full disk as a wrong position in the file.
-        with open(temporary, "wb") as file:
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
             torch.save({key: torch.from_numpy(value) for key, value in state.items()}, file)
-        os.replace(temporary, path)
     except (RuntimeError, OSError) as error:
         raise cannot_write(path, _first_cause(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lit_jax.evaluation import files
+from lit_jax import files
 
 _BACKGROUND = 255  # grey value of the gaps between tiles
 _VISIBLE_HEIGHT = 32  # pixels; the height that tiny images are enlarged to

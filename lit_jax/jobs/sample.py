@@ -21,13 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from lit_jax import sharding
+from lit_jax import files, sharding
 from lit_jax.config import DiTConfig, MeshConfig, unknown_name
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import GaussianProcess, create_process
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS, guided, num_function_evaluations
 from lit_jax.diffusion.samplers import SAMPLERS, image_keys, per_image_noise
-from lit_jax.evaluation import files
 from lit_jax.evaluation.images import grid_of, write_png
 from lit_jax.models import zoo
 from lit_jax.weights import folder

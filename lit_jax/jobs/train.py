@@ -17,9 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lit_jax import sharding
+from lit_jax import files, sharding
 from lit_jax.config import TrainConfig, architecture
-from lit_jax.evaluation import files
 from lit_jax.inheritance import inherit
 from lit_jax.jobs.sample import load_sharded
 from lit_jax.jobs.train_callbacks import (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lit_jax.files import sha256_file
 from lit_jax.weights.tables import Shape
 
 # Pages of a mapped file count as memory until the mapping goes; it goes after this many bytes.
@@ -246,27 +246,10 @@ def cannot_write(path: str | Path, error: BaseException) -> ValueError:
     return ValueError(f"{path} cannot be written: {text}")
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object; the file appears whole or never."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint(files: Collection[Path]) -> dict[str, Any]:
     """Provenance of one or several files: `sha256` of the file, or of the list of all shards'
     sums ("SUM  NAME" lines, as sha256sum prints them) which is then given as `files`."""
-    sums = {file.name: sha256(file) for file in files}
+    sums = {file.name: sha256_file(file) for file in files}
     if len(sums) == 1:
         return {"sha256": next(iter(sums.values()))}
     listing = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items()))

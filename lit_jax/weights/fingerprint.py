@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from lit_jax.config import AutoencoderConfig
 from lit_jax.models.zoo import Params
 from lit_jax.sharding import path_string
+from lit_jax.weights.folder import load_model_dir
 
 
 def params_sha256(params: Params) -> str:
@@ -23,3 +27,45 @@ def params_sha256(params: Params) -> str:
         digest.update(f"{path}|{array.dtype.str}|{array.shape}|".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class VaeIdentity:
+    """Which autoencoder latents belong to, and what they have to be divided by to be decoded.
+
+    `id` is the name of its model folder, for people; `sha256` is that of its parameters
+    (`params_sha256`) and decides. `downsampling` is image pixels per latent pixel along an axis.
+    """
+
+    id: str
+    sha256: str
+    scaling_factor: float
+    downsampling: int
+    latent_channels: int
+
+    def require_same(self, other: VaeIdentity, ours: str, theirs: str) -> None:
+        """Raises ValueError unless `other` has the same weights and scale. `ours` and `theirs` say
+        where the two come from, e.g. "the latents in data/x"."""
+        if (self.sha256, self.scaling_factor) != (other.sha256, other.scaling_factor):
+            raise ValueError(
+                f"{ours} belong to the VAE {self.id} (sha256 {self.sha256[:12]}, scale"
+                f" {self.scaling_factor}), {theirs} is {other.id} (sha256 {other.sha256[:12]},"
+                f" scale {other.scaling_factor}); latents of one VAE are noise to another"
+            )
+
+
+def vae_identity(path: str | Path) -> VaeIdentity:
+    """The identity of the autoencoder in a model folder. Reads its parameters once.
+
+    Raises ValueError when the folder holds another kind of network.
+    """
+    config, params = load_model_dir(path)
+    if not isinstance(config, AutoencoderConfig):
+        raise ValueError(f"{path} holds a {config.family}; a VAE (AutoencoderKL) is needed")
+    return VaeIdentity(
+        id=Path(path).resolve().name,
+        sha256=params_sha256(params),
+        scaling_factor=config.scaling_factor,
+        downsampling=config.downsampling,
+        latent_channels=config.latent_channels,
+    )

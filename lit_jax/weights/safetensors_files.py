@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from lit_jax.config import NetworkConfig, architecture
+from lit_jax.files import atomic_path
 from lit_jax.weights.files import WINDOW_BYTES, cannot_write, require_checkpoint
 
 ARCHITECTURE_KEY = "lit_jax.model"
@@ -124,15 +125,12 @@ def write_safetensors(
     """
     path = Path(path)
     metadata = {"format": "pt", ARCHITECTURE_KEY: json.dumps(architecture(config), sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # The writer makes files that only the owner may read; a plain file has the usual mode.
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        safetensors.numpy.save_file(dict(state), temporary, metadata=metadata)
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
+        with atomic_path(path) as temporary:
+            # The writer makes files that only the owner may read; a plain file has the usual mode.
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            safetensors.numpy.save_file(dict(state), temporary, metadata=metadata)
+            os.chmod(temporary, mode)
     except (safetensors.SafetensorError, OSError) as error:
         raise cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

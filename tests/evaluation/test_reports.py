@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from lit_jax.evaluation import files, reports
+from lit_jax import files
+from lit_jax.evaluation import reports
 
 NAMES = ["teacher", "lit_distilled", "lit_inherited", "lit_scratch"]
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lit_jax.files import sha256_file
 from lit_jax.weights import safetensors_files
 from lit_jax.weights.files import (
     fingerprint,
     join_shards,
     locate,
     new_parents,
-    sha256,
     without_wrappers,
 )
 from lit_jax.weights.safetensors_files import SafetensorsReader
@@ -138,9 +138,9 @@ def test_shards(tmp_path: Path) -> None:
     }
     np.testing.assert_array_equal(state["c"], np.full((2, 3), 3, np.float32))
     print_ = fingerprint(by_folder.files)
-    assert print_["files"] == {file.name: sha256(file) for file in by_folder.files}
+    assert print_["files"] == {file.name: sha256_file(file) for file in by_folder.files}
     assert len(print_["sha256"]) == 64 and print_["sha256"] not in print_["files"].values()
-    assert fingerprint(by_folder.files[:1]) == {"sha256": sha256(by_folder.files[0])}
+    assert fingerprint(by_folder.files[:1]) == {"sha256": sha256_file(by_folder.files[0])}
 
 
 def test_shards_that_do_not_agree_with_their_index(tmp_path: Path) -> None:

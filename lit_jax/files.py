@@ -1,12 +1,14 @@
-"""Atomic output files, and the hash that says which images a number was made from."""
+"""Files that appear whole or not at all, and hashes that say what is in them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that is renamed to it when the block ends without an error.
 
     A reader sees the old file or the whole new one; after an error the old one is still there.
+    Folders are created. A killed process leaves its temporary file, `.NAME.PID.tmp`, behind.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -28,9 +31,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 text atomically; folders are created."""
+    """Writes UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(
+    path: str | os.PathLike[str], content: Mapping[str, Any], sort_keys: bool = False
+) -> None:
+    """Writes a JSON object atomically, indented by two spaces."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """sha256 (hex) of the bytes of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_array(array: np.ndarray) -> str:
