@@ -5,7 +5,8 @@ room or in a file of `configs/`; nothing is read with a fallback value anywhere 
 """
 
 from lit_jax.config.autoencoder import AutoencoderConfig
-from lit_jax.config.dit import DiTConfig, Size
+from lit_jax.config.dit import DiTConfig
+from lit_jax.config.encode import EncodeConfig, SourceConfig
 from lit_jax.config.experiment import (
     DataConfig,
     DistillConfig,
@@ -41,6 +42,7 @@ __all__ = [
     "DiTConfig",
     "DistillConfig",
     "EmaConfig",
+    "EncodeConfig",
     "InceptionConfig",
     "InheritConfig",
     "KVCompressConfig",
@@ -50,7 +52,7 @@ __all__ = [
     "OptimizerConfig",
     "PixArtConfig",
     "SampleConfig",
-    "Size",
+    "SourceConfig",
     "T5Config",
     "TrainConfig",
     "architecture",

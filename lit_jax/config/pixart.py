@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_jax.config.dit import KERNEL_FNS, Size
+from lit_jax.config.transformer import Size, TransformerShape
 from lit_jax.config.typed import limit, require, unknown_name
 
 KV_SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
@@ -38,7 +38,7 @@ class KVCompressConfig:
 
 
 @dataclass(frozen=True)
-class PixArtConfig:
+class PixArtConfig(TransformerShape):
     """Architecture of a PixArt-alpha, PixArt-Sigma or text-to-image LiT.
 
     Arguments carry the names of the official implementation. `input_size` is the nominal size, a
@@ -80,26 +80,14 @@ class PixArtConfig:
     scan_unroll: int = 1
 
     def __post_init__(self) -> None:
-        if isinstance(self.input_size, list):
-            object.__setattr__(self, "input_size", tuple(self.input_size))
-        sizes = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "scan_unroll")
-        limit(self, "an integer of at least 1", *sizes, "caption_channels")
-        limit(self, "positive", "mlp_ratio", "pe_interpolation")
-        limit(self, "in [0, 1)", "class_dropout_prob")
-        limit(self, "odd, or None", "kernel_size")
-        if self.kernel_fn not in KERNEL_FNS:
-            raise unknown_name("kernel_fn", self.kernel_fn, KERNEL_FNS)
+        self.check_shape()
+        limit(self, "an integer of at least 1", "caption_channels")
+        limit(self, "positive", "pe_interpolation")
         for name in ("model_max_length", "cross_num_heads"):
             if getattr(self, name) is not None:
                 limit(self, "an integer of at least 1", name)
-        size, patch, D = self.input_size, self.patch_size, self.hidden_size
-        pair = isinstance(size, int) or len(size) == 2
-        require(pair, f"input_size is {size}; it must be a side or (height, width)")
-        tiled = all(side > 0 and side % patch == 0 for side in self.image_size)
-        require(tiled, f"input_size {size} is not a multiple of patch_size {patch}")
-        for name, heads in (("num_heads", self.num_heads), ("cross_num_heads", self.cross_heads)):
-            require(D % heads == 0, f"hidden_size {D} is not divisible by {name} {heads}")
-        require(D % 4 == 0, f"hidden_size {D} is not divisible by 4, as the position table needs")
+        D, heads = self.hidden_size, self.cross_heads
+        require(D % heads == 0, f"hidden_size {D} is not divisible by cross_num_heads {heads}")
         require(
             D % 3 == 0 or not self.micro_condition,
             f"hidden_size {D} is not divisible by 3, as micro_condition needs (height, width and"
@@ -125,32 +113,6 @@ class PixArtConfig:
                 f"{name} belongs to softmax attention, but the mixer is {self.mixer!r}; leave"
                 f" {name} out or set mixer='softmax'",
             )
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Nominal height and width of the model input, in latent pixels."""
-        if isinstance(self.input_size, int):
-            return self.input_size, self.input_size
-        return self.input_size
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of the nominal token grid."""
-        height, width = self.image_size
-        return height // self.patch_size, width // self.patch_size
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the nominal grid."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def out_channels(self) -> int:
-        return self.in_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def mlp_width(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
 
     @property
     def cross_heads(self) -> int:

@@ -30,7 +30,7 @@ from lit_jax.weights.tables import layout_of, layouts_for
 LAYOUTS = ("diffusers", "diffusers-old")
 
 
-def equal(ours: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_equal(ours: dict[str, Any], expected: dict[str, Any]) -> None:
     assert set(ours) == set(expected)
     for key, value in expected.items():
         np.testing.assert_array_equal(ours[key], value, err_msg=key)
@@ -56,7 +56,7 @@ def test_export_then_import_is_the_identity(case: str, name: str) -> None:
 def test_import_then_export_is_the_official_file(case: str) -> None:
     state, _ = official(case)
     model = golden_model(case)
-    equal(export_params(params_of(model), model.config, "diffusers"), state)
+    assert_equal(export_params(params_of(model), model.config, "diffusers"), state)
 
 
 def test_old_names_give_the_same_network() -> None:
@@ -81,7 +81,7 @@ def test_official_file_with_old_names() -> None:
         pytest.skip("only in the full golden set; the test above renames the copy")
     stored = torch.load(path, map_location="cpu", weights_only=True)
     state = {key: tensor.numpy() for key, tensor in stored.items()}
-    equal(state, old_names(official("vae_sd", path.parents[1])[0]))
+    assert_equal(state, old_names(official("vae_sd", path.parents[1])[0]))
     params, _ = import_params(state, golden_model("vae_sd").config)
     jax.tree.map(np.testing.assert_array_equal, params, params_of(golden_model("vae_sd")))
 
@@ -120,7 +120,7 @@ def test_exported_files_load_into_diffusers() -> None:
     state = state_of(reference)
     config = detect_config(state, hub=dict(reference.config))
     exported = export_params(import_params(state, config)[0], config, "diffusers")
-    equal(exported, state)
+    assert_equal(exported, state)
     reference.load_state_dict({k: torch.from_numpy(v) for k, v in exported.items()}, strict=True)
 
 

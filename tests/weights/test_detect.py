@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_jax.config import DiTConfig
-from lit_jax.config.dit import KERNEL_FNS
+from lit_jax.config.transformer import KERNEL_FNS
 from lit_jax.models.attention.linear import KERNEL_FUNCTIONS
 from lit_jax.models.zoo import SIZES, model_config
 from lit_jax.weights.convert import import_params

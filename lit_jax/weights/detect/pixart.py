@@ -9,10 +9,17 @@ from typing import Any
 
 from lit_jax.config import KVCompressConfig
 from lit_jax.config.pixart import OFFICIAL_HEADS
-from lit_jax.weights.detect.dit import learn_sigma, read_mixer
-from lit_jax.weights.detect.hub import outputs_variance, read_entries, refuse_unlike
+from lit_jax.weights.detect.hub import read_entries, refuse_unlike
 from lit_jax.weights.detect.positions import read_positions, why_no_scale, why_no_size
-from lit_jax.weights.detect.shapes import Detector, Shapes, mlp_ratio
+from lit_jax.weights.detect.shapes import Detector, Shapes
+from lit_jax.weights.detect.transformer import (
+    ONLY,
+    REQUIRED,
+    HubBackbone,
+    read_backbone,
+    read_mixer,
+    why_num_heads,
+)
 
 NULL_CAPTION = "y_embedder/null_caption"
 FILTERS = "kv_compress/conv/kernel"
@@ -28,24 +35,16 @@ _FILTER_KEY = re.compile(r"blocks\.(\d+)\.attn\.(sr|norm)\.")
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that shapes decide, and the nominal size and position scale of a stored
     position table. A size or scale that is told is left to the check of the whole table."""
-    hidden, channels, patch, _ = shapes.expect("x_embedder/kernel")
-    depth = shapes.count("blocks/mlp/fc1/kernel")
-    found: dict[str, Any] = {
+    found = read_backbone(shapes, told)
+    found |= {
         "family": "PixArt",
-        "hidden_size": hidden,
-        "in_channels": channels,
-        "patch_size": patch,
-        "depth": depth,
         "caption_channels": shapes.expect("y_embedder/fc1/kernel")[1],
-        "learn_sigma": learn_sigma(shapes, patch, channels),
-        "mlp_ratio": mlp_ratio(shapes.expect("blocks/mlp/fc1/kernel")[0], hidden, told),
         "micro_condition": "csize_embedder/fc1/kernel" in shapes,
         "qk_norm": "blocks/attn/q_norm/scale" in shapes,
     }
-    found |= read_mixer(shapes, hidden)
     found |= _null_caption(shapes, told)
-    found |= _compression(shapes, depth, told)
-    found |= _cross_heads(found["mixer"], hidden, told)
+    found |= _compression(shapes, found["depth"], told)
+    found |= _cross_heads(found["mixer"], found["hidden_size"], told)
     return found | read_positions(shapes, told)
 
 
@@ -111,18 +110,11 @@ def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, 
     return {"cross_num_heads": None} if mixer == "softmax" or hidden in OFFICIAL_HEADS else {}
 
 
-@dataclass(frozen=True)
-class HubEntries:
-    """What a diffusers config.json says of a PixArt's architecture; without default: needed."""
+@dataclass(frozen=True, kw_only=True)
+class HubEntries(HubBackbone):
+    """What a diffusers config.json says of a PixArt's architecture."""
 
-    num_attention_heads: int
-    attention_head_dim: int
-    num_layers: int
-    in_channels: int
-    patch_size: int
-    sample_size: int
     caption_channels: int
-    out_channels: int | None = None
     interpolation_scale: float | None = None
     use_additional_conditions: bool | None = None
 
@@ -130,13 +122,10 @@ class HubEntries:
 CLASSES = ("PixArtTransformer2DModel", "Transformer2DModel")
 
 # What other entries have to be for this network, when they are there.
-_ONLY: dict[str, tuple[Any, ...]] = {
+_ONLY: dict[str, tuple[Any, ...]] = ONLY | {
     "_class_name": CLASSES,
     "norm_type": ("ada_norm_single",),
-    "activation_fn": ("gelu-approximate",),
-    "norm_elementwise_affine": (False,),
     "norm_eps": (1e-6,),
-    "attention_bias": (True,),
     "attention_type": ("default",),
     "double_self_attention": (False,),
     "only_cross_attention": (False,),
@@ -152,24 +141,16 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     refuse_unlike(config, _ONLY, "PixArt")
     said = read_entries(config, HubEntries, "PixArt")
-    heads, side, scale = said.num_attention_heads, said.sample_size, said.interpolation_scale
-    hidden = heads * said.attention_head_dim
-    if config.get("cross_attention_dim", hidden) != hidden:
+    found = said.fields("PixArt")
+    if config.get("cross_attention_dim", found["hidden_size"]) != found["hidden_size"]:
         raise ValueError(
             f"config.json: cross_attention_dim is {config['cross_attention_dim']!r}; PixArt needs"
-            f" {hidden}, the width of its {heads} heads of {said.attention_head_dim}"
+            f" {found['hidden_size']}, the width of its {said.num_attention_heads} heads of"
+            f" {said.attention_head_dim}"
         )
-    found = {
-        "hidden_size": hidden,
-        "depth": said.num_layers,
-        "num_heads": heads,
-        "in_channels": said.in_channels,
-        "learn_sigma": outputs_variance(said.in_channels, said.out_channels, "PixArt"),
-        "patch_size": said.patch_size,
-        "input_size": side,
-        "caption_channels": said.caption_channels,
-        "pe_interpolation": float(max(side // 64, 1)) if scale is None else scale,
-    }
+    scale = said.interpolation_scale
+    found["caption_channels"] = said.caption_channels
+    found["pe_interpolation"] = float(max(said.sample_size // 64, 1)) if scale is None else scale
     if said.use_additional_conditions is not None:
         found["micro_condition"] = said.use_additional_conditions
     return found
@@ -189,29 +170,16 @@ def settle(shapes: Shapes, told: dict[str, Any]) -> dict[str, Any]:
     return told | {"num_heads": linear, "cross_num_heads": said}
 
 
-def _why_num_heads(shapes: Shapes) -> str:
-    if shapes.layout.name == "lit":
-        return "no depth-wise convolution tells the head width"
-    hidden = shapes.expect("x_embedder/kernel")[0]
-    depth = shapes.count("blocks/mlp/fc1/kernel")
-    return f"hidden_size {hidden}, depth {depth}, which is no named size"
-
-
 def _why_cross_heads(shapes: Shapes) -> str:
     hidden = shapes.expect("x_embedder/kernel")[0]
     return f"softmax heads of the cross-attention; hidden_size {hidden} is no named size"
 
 
 DETECTOR = Detector(
-    required={
-        "x_embedder/kernel": 4,
-        "y_embedder/fc1/kernel": 2,
-        "final_layer/linear/kernel": 2,
-        "blocks/mlp/fc1/kernel": 2,
-    },
+    required=REQUIRED | {"y_embedder/fc1/kernel": 2},
     read=read,
     asks={
-        "num_heads": (_why_num_heads, "num_heads=HEADS"),
+        "num_heads": (why_num_heads, "num_heads=HEADS"),
         "cross_num_heads": (_why_cross_heads, "cross_num_heads=HEADS"),
         "input_size": (why_no_size, "input_size=LATENT_SIDE"),
         "pe_interpolation": (why_no_scale, "pe_interpolation=SIDE_IN_PIXELS/512"),

@@ -1,4 +1,4 @@
-"""The nominal size and the position scale of a stored position table of PixArt."""
+"""The nominal size, and the position scale of PixArt, of a stored position table."""
 
 from __future__ import annotations
 
@@ -34,10 +34,7 @@ def read_positions(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     _, tokens, width = shapes.ranked(TABLE, shape, 3)
     hidden, _, patch, _ = shapes.expect("x_embedder/kernel")
-    found: dict[str, Any] = {}
-    side = math.isqrt(tokens)
-    if "input_size" not in told and side * side == tokens:
-        found["input_size"] = side * patch
+    found = square_size(shapes, told)
     stored = shapes.tensors.get(TABLE)
     # Two tokens in a row are needed: the second one says how far apart they stand.
     if "pe_interpolation" in told or stored is None or tokens < 2 or width != hidden:
@@ -50,6 +47,16 @@ def read_positions(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     if scale is not None and (unknown or (grid is not None and _fits(table_NxD, grid, scale))):
         found["pe_interpolation"] = scale
     return found
+
+
+def square_size(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
+    """`input_size` of a stored table of a square token grid, unless a size is told."""
+    shape = shapes.keys.get(TABLE)
+    if shape is None or "input_size" in told:
+        return {}
+    tokens, patch = shapes.ranked(TABLE, shape, 3)[1], shapes.expect("x_embedder/kernel")[2]
+    side = math.isqrt(tokens)
+    return {"input_size": side * patch} if side * side == tokens else {}
 
 
 def interpolation_of(table_NxD: np.ndarray) -> float | None:

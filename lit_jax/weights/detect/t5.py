@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lit_jax.config import T5Config, network_fields, typed_fields
+from lit_jax.weights.detect.hub import refuse_unlike
 from lit_jax.weights.detect.shapes import Detector, Shapes
 
 TOKENS, BUCKETS = "shared/embedding", "relative_bias/embedding"
@@ -17,6 +18,13 @@ MODEL_TYPES = ("t5", "mt5")
 # GELU in its tanh form, under the names that transformers has for it.
 GATED_GELU = ("gated-gelu", "gated-gelu_new")
 TANH_GELU = "gelu_new"
+
+# What other entries have to be for this network, when they are there.
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "dense_act_fn": (TANH_GELU,),
+    "is_gated_act": (True,),
+    "is_decoder": (False,),
+}
 
 _NOT_GATED = re.compile(r"encoder\.block\.\d+\.layer\.1\.DenseReluDense\.wi\.weight")
 _LATER_BIAS = re.compile(
@@ -94,12 +102,7 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
             f"config.json: feed_forward_proj is {projection!r}{missing}; supported is"
             f" {GATED_GELU[0]!r}, that is T5 v1.1, Flan-T5 or mT5, not T5 v1.0"
         )
-    expected = {"dense_act_fn": TANH_GELU, "is_gated_act": True, "is_decoder": False}
-    for field, value in expected.items():
-        if config.get(field, value) != value:
-            raise ValueError(
-                f"config.json: {field} is {config[field]!r}; a T5 encoder needs {value!r}"
-            )
+    refuse_unlike(config, _ONLY, "a T5 encoder")
     names = [name for name in network_fields(T5Config) if name != "family"]
     said = {name: config[name] for name in names if name in config}
     return typed_fields(T5Config, said, "config.json")
