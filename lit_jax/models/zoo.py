@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -139,14 +140,22 @@ def init_params(config: NetworkConfig, key: jax.Array) -> Params:
     return pure_params(nnx.state(build(config, nnx.Rngs(key)), nnx.Any(nnx.Param, Buffer)))
 
 
-def abstract_params(config: NetworkConfig) -> Params:
-    """Shapes and dtypes of the parameters, without allocating any."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+@functools.lru_cache(maxsize=64)
+def _abstract_model(config: NetworkConfig) -> tuple[nnx.GraphDef[Any], nnx.State]:
+    # Building a network of hundreds of unlike modules takes a second, and a job asks several times.
+    return nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
 
 
 def abstract_model(config: NetworkConfig) -> tuple[nnx.GraphDef[Any], nnx.State]:
     """Graph definition and abstract state, the static half of the functional core."""
-    return nnx.split(nnx.eval_shape(lambda: build(config, nnx.Rngs(0))))
+    graphdef, state = _abstract_model(config)
+    return graphdef, jax.tree.map(lambda leaf: leaf, state)
+
+
+def abstract_params(config: NetworkConfig) -> Params:
+    """Shapes and dtypes of the parameters, without allocating any."""
+    shapes: Params = jax.tree.map(lambda leaf: leaf, pure_params(_abstract_model(config)[1]))
+    return shapes
 
 
 def with_params(config: NetworkConfig, params: Params) -> Any:
