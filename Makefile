@@ -7,6 +7,9 @@ PIP := $(PY) -m pip --disable-pip-version-check
 OUT ?= runs/demo
 ARGS ?=
 
+# The whole suite runs in two processes, each file in one of them; each takes up to 5 GB of memory.
+WORKERS ?= --numprocesses 2 --dist loadfile
+
 # The first interpreter that really runs and is new enough; `make PYTHON=/path/to/python` overrides it.
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -28,7 +31,7 @@ teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export
 	$(PY) demo/train_teacher.py
 
 test: $(TESTING)  ## run the tests (one file or option: make test ARGS="tests/test_x.py -x")
-	$(PY) -m pytest -q $(ARGS)
+	$(PY) -m pytest -q $(if $(ARGS),$(ARGS),$(WORKERS))
 
 lint: $(TESTING)  ## ruff check, ruff format --check, mypy
 	$(PY) -m ruff check .

@@ -121,7 +121,7 @@ def test_parameter_paths() -> None:
         ({"qkv_bias": False}, {"q/bias", "k/bias", "v/bias"}, set()),
         ({"mixer": "focused"}, set(), {"scale", "position"}),
     ],
-    ids=str,
+    ids=["softmax", "no_convolution", "no_bias", "focused"],
 )
 def test_paths_of_mixers(fields: dict, missing: set[str], added: set[str]) -> None:
     def paths(**fields) -> set[str]:
