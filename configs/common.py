@@ -41,17 +41,26 @@ def digits() -> ConfigDict:
     return config
 
 
-def imagenet256(size: str) -> ConfigDict:
-    """ImageNet at 256 x 256 as VAE latents of 32 x 32 x 4, and the optimiser DiT and LiT share:
-    AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999. The large sizes split
-    their state over all devices and keep only matrix products for the backward pass."""
+def steps_of(text: str) -> int:
+    """Training steps as the papers write them: "400K" is 400,000, "1.4M" 1,400,000."""
+    return round(float(text[:-1]) * {"K": 1_000, "M": 1_000_000}[text[-1]])
+
+
+def imagenet(size: str, side: int = 256) -> ConfigDict:
+    """ImageNet at side x side as VAE latents of an eighth of that, and the optimiser DiT and LiT
+    share: AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999. The large sizes
+    split their state over all devices and keep only matrix products for the backward pass.
+
+    size: "S/2" ... "XL/8". The data are made by `python -m lit_jax encode`, with the VAE of
+    `data.vae`.
+    """
     config = base()
     if size.startswith(("L", "XL")):
         config.mesh.data, config.mesh.fsdp = 1, -1
         config.model.remat = "dots"
     config.model.overrides = ConfigDict(
         {
-            "input_size": 32,
+            "input_size": side // 8,
             "in_channels": 4,
             "num_classes": 1000,
             "class_dropout_prob": 0.1,
@@ -60,8 +69,9 @@ def imagenet256(size: str) -> ConfigDict:
     )
     config.total_steps = 400_000
     config.batch_size = 256
-    config.data.name = "imagenet256_latents"
+    config.data.name = f"imagenet{side}_latents"
     config.data.data_dir = "data"
+    config.data.vae = "models/sd-vae-ft-ema"
     config.data.flip = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4
@@ -69,3 +79,23 @@ def imagenet256(size: str) -> ConfigDict:
     config.ema.decay = 0.9999
     config.checkpoint_every = 10_000
     return config
+
+
+# Size -> heads of softmax attention in DiT, and of linear attention in LiT (LiT, section 4).
+SOFTMAX_HEADS = {"S/2": 6, "B/2": 12, "L/2": 16, "XL/2": 16}
+LINEAR_HEADS = {"S/2": 2, "B/2": 3, "L/2": 4, "XL/2": 4}
+
+
+def lit(size: str, heads: int, side: int = 256) -> ConfigDict:
+    """A LiT on ImageNet from scratch: ReLU linear attention with a 5 x 5 convolution."""
+    config = imagenet(size, side)
+    config.model.name = f"LiT-{size}"
+    config.model.overrides.num_heads = heads
+    config.model.overrides.kernel_size = 5
+    config.model.overrides.kernel_fn = "relu"
+    return config
+
+
+def model_folder(size: str, *rest: str) -> str:
+    """Where a DiT that a student starts from or learns from is expected: models/DiT-S-2-800K."""
+    return "models/" + "-".join(["DiT", size.replace("/", "-"), *rest])

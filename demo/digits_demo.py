@@ -70,7 +70,7 @@ def run(out: Path, seed: int, steps: int | None, count: int) -> None:
     if count < 10 * PER_CLASS:
         raise ValueError(f"--count {count} is too few for {PER_CLASS} images of each of 10 classes")
     data_dir = prepare_data(out)
-    models = {"teacher": convert_teacher(out)}
+    models = {"teacher": convert_teacher(out / "teacher", "2/5 teacher")}
     for recipe in STUDENTS:
         models[f"lit_{recipe}"] = train_student(recipe, out, data_dir, seed, steps)
     samples = {name: draw_samples(name, model, out, seed, count) for name, model in models.items()}
@@ -95,12 +95,11 @@ def prepare_data(out: Path) -> Path:
     return data_dir
 
 
-def convert_teacher(out: Path) -> Path:
+def convert_teacher(target: Path, title: str) -> Path:
     """Step 2: the shipped softmax teacher, from the official DiT key layout to a model folder."""
-    target = out / "teacher"
     command = ["tools/convert_torch_ckpt.py", "--src", str(TEACHER.relative_to(ROOT))]
     command += ["--dst", str(target.absolute())]
-    heading(f"2/5 teacher: python {' '.join(command)}")
+    heading(f"{title}: python {' '.join(command)}")
     if not target.exists():
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         return target

@@ -12,9 +12,10 @@ from lit_jax.config import unknown_name
 from lit_jax.jobs import command_line
 from lit_jax.jobs.entries import JOBS
 
-USAGE = """python -m lit_jax train  --config configs/X.py[:ARG] --workdir DIR [--config.KEY=VALUE]
+USAGE = """python -m lit_jax encode --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]
+python -m lit_jax train  --config configs/X.py[:ARG] --workdir DIR [--config.KEY=VALUE]
 python -m lit_jax sample --model MODEL_DIR_OR_WORKDIR --out DIR --num_samples N
-                         [--steps 250 --sampler ddpm --cfg_scale 1.5 --seed 0 --labels 207,360]
+                         [--vae VAE_DIR --steps 250 --cfg_scale 1.5 --label_policy uniform]
 Add --help to a job for all its flags."""
 HELP = {"-h", "--help", "--helpshort", "--helpfull"}
 

@@ -15,7 +15,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-PRELOADED = ["lit_jax.jobs.entries", "lit_jax.jobs.train", "lit_jax.jobs.sample"]
+PRELOADED = [
+    *("lit_jax.jobs.entries", "lit_jax.jobs.train", "lit_jax.jobs.sample", "lit_jax.jobs.encode"),
+]
 _SECONDS_TO_FINISH = 300
 
 Job = Callable[[Path], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,10 @@ SAMPLE: dict[str, tuple[list[str], str]] = {
     "steps": (["--steps=abc"], "abc"),
     "count": (["--num_samples=0"], "num_samples 0"),
     "number": (["--num_samples=x"], "--num_samples=x"),
+    "policy": (["--label_policy=balance"], "unknown label policy 'balance'; did you mean"),
+    "contradiction": (["--labels=3", "--label_policy=uniform"], "contradicts; give one of the two"),
+    "vae of pixels": (["--vae=v"], "--vae v is given, but"),
+    "dtype": (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'?"),
 }
 
 
@@ -168,20 +173,28 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     from lit_jax.jobs import sample, train
 
+    drawn = sample.sample
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(sample, "sample", lambda *given: calls.append(given))
+    monkeypatch.setattr(sample, "sample", lambda *given, **named: calls.append((*given, named)))
     monkeypatch.setattr(train, "train", lambda *given: calls.append(given))
     monkeypatch.chdir(tiny_runs.ROOT)
     flags = "--model=m --out=o --num_samples=7 --sampler=ddim --steps=ddim9 --cfg_scale=2.5"
     flags += " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --batch_size=6 --seed=4"
+    flags += " --label_policy=uniform --vae=v --save_latents --dtype=bfloat16 --shard_size=9"
+    flags += " --decode_batch_size=2"
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()])
     door.main()
     protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4)
-    assert calls.pop() == ("m", "o", 7, protocol, (3, 1), 6)
+    named = {"label_policy": "uniform", "vae": "v", "save_latents": True, "dtype": "bfloat16"}
+    named |= {"shard_size": 9, "decode_batch_size": 2}
+    assert calls.pop() == ("m", "o", 7, protocol, (3, 1), 6, named)
 
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()[:3]])
     door.main()
-    assert calls.pop() == ("m", "o", 7, sample.Protocol(), (), 64)
+    *given, named = calls.pop()
+    assert given == ["m", "o", 7, sample.Protocol(), (), 64]
+    # The defaults of the flags are those of the function.
+    assert named == {name: inspect.signature(drawn).parameters[name].default for name in named}
 
     flags = f"{SCRATCH} --workdir=w --config.seed=9 --config.optimizer.b1=0.5"
     monkeypatch.setattr(sys, "argv", ["lit_jax", "train", *flags.split()])

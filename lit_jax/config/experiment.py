@@ -22,12 +22,24 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Training data: a row of the data registry, prepared under `data_dir`."""
+    """Training data: `name` is a row of the data registry (pixels), or a folder of latents, as
+    `python -m lit_jax encode` makes them; either is found under `data_dir`.
+
+    `vae` is the model folder of the autoencoder that latents belong to; it must be the one that
+    made them. `flip` shows each example as its mirror image half of the time; for latents, their
+    encoder must have seen the mirror images. `workers` is the number of processes per host that
+    read, 0 for threads; it changes the speed, never the batches.
+    """
 
     name: str = "digits"
     data_dir: str = "data"
     split: str = "train"
     flip: bool = False
+    vae: str = ""
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        limit(self, "at least 0", "data.workers")
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,23 @@
 """The registry of data sets and the grain pipeline that turns one into training batches.
 
-The order of the pipeline is shuffle -> repeat -> decode (-> flip) -> batch -> take this host's
-batches -> float in [-1, 1]. Shuffling and repeating happen on the *global* stream before it is
-divided, hence
+A data set is a row of `DATASETS` (pixels) or a folder of latents, which `python -m lit_jax encode`
+wrote. The order of the pipeline is shuffle -> repeat -> decode (-> image or mirror image) -> batch
+-> take this host's batches (-> float in [-1, 1]). Shuffling and repeating happen on the *global*
+stream before it is divided, hence
 
 - every example is seen exactly once per epoch, whatever the batch size: a batch may reach over
   the end of an epoch, nothing is dropped and nothing is seen more often than the rest;
 - global batch k is the same rows in the same order on 1 host and on 8: host h of n holds rows
   h B/n .. (h+1) B/n of it;
-- the position is one integer, the number of local batches taken; it is the same on every host.
+- the position is one integer, the number of global batches taken (see `stream`), so a run may go
+  on with another number of hosts.
 
-Letters: B batch, N examples, H height, W width, C channels.
+Letters: B batch, N examples, H height, W width, C channels; h x w latent pixels, L their channels.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +29,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lit_jax.config import unknown_name
-from lit_jax.data import digits, transforms
+from lit_jax.data import digits, latents, transforms
+from lit_jax.data.schema import SCHEMA, LatentSchema, is_latent_folder, read_schema
+from lit_jax.data.stream import Arrays, Batch, BatchStream
+from lit_jax.files import sha256_file
 
 PathLike = str | os.PathLike[str]
-
-# Batches read ahead, and threads that read them. Grain's default (500 elements, here batches) is
-# meant for single records; the order of the batches does not depend on either number.
-_PREFETCH_BATCHES = 16
-_READ_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,22 @@ def load_split(name: str, data_dir: PathLike, split: str) -> tuple[np.ndarray, n
     return images_NxHxWxC, np.array([e["label"] for e in examples], np.int32)
 
 
+def is_latents(name: str, data_dir: PathLike) -> bool:
+    """Whether `name` is a folder of latents under `data_dir` and not a row of the registry.
+
+    Raises ValueError when it is neither.
+    """
+    if name in DATASETS:
+        return False
+    if is_latent_folder(Path(data_dir, name)):
+        return True
+    unknown = unknown_name("data set", name, DATASETS)
+    raise ValueError(
+        f"{unknown}, and {Path(data_dir, name)} holds no latents (no {SCHEMA});"
+        " `python -m lit_jax encode` makes them"
+    )
+
+
 def make_train_iterator(
     name: str,
     data_dir: PathLike,
@@ -127,46 +144,104 @@ def make_train_iterator(
     shard_index: int = 0,
     shard_count: int = 1,
     flip: bool = False,
-) -> grain.DatasetIterator:
-    """An endless iterator over training batches of one host.
+    labels: bool = True,
+    workers: int = 0,
+) -> BatchStream:
+    """An endless stream of training batches of one host.
 
-    A batch is {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} with
-    b = batch_size / shard_count: the rows of host `shard_index` (see the module docstring).
+    A batch of pixels is {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} with
+    b = batch_size / shard_count: the rows of host `shard_index` (see the module docstring). A batch
+    of latents has "moments" [b, h, w, 2 L] in their stored dtype instead of the image: mean and
+    log-variance, not scaled. Without `labels`, and for data without classes, there is no "label".
 
-    Shuffling is new in every epoch and a function of `seed` and the epoch. `flip` mirrors each
-    example with probability 1/2, as a function of `seed` and the position in the global stream
-    (epoch and index), so neither the number of hosts nor a resume changes it.
-
-    The position is exact: `get_state()` / `set_state()`, or through orbax with
-    `grain.checkpoint.CheckpointSave(iterator)` and `CheckpointRestore(iterator)`, which write one
-    small file per host.
+    Shuffling is new in every epoch and a function of `seed` and the epoch. `flip` replaces each
+    example by its mirror image with probability 1/2, as a function of `seed` and the position in
+    the global stream (epoch and index), so neither the number of hosts nor a resume changes it.
+    `workers` is the number of processes that read; 0 reads in threads of this one.
 
     Raises ValueError, before anything is read, for unknown names, a batch that is not divisible by
-    the hosts or exceeds the split, and data that is not prepared.
+    the hosts or exceeds the split, mirror images that are not there, and data that is not prepared.
     """
-    _check_request(name, split, batch_size, seed, shard_index, shard_count)
-    shuffle_seed, flip_seed = (
-        int(s) for s in np.random.SeedSequence(seed).generate_state(2, dtype=np.uint32)
+    folder = Path(data_dir, name)
+    schema = read_schema(folder) if is_latents(name, data_dir) else None
+    count = num_examples(name, split) if schema is None else schema.count
+    _check_request(f"{name}/{split}", count, batch_size, seed, shard_index, shard_count)
+    seeds = np.random.SeedSequence(seed).generate_state(2, dtype=np.uint32)
+    shuffle_seed, mirror_seed = int(seeds[0]), int(seeds[1]) if flip else None
+    if schema is None:
+        examples = _pixels(name, data_dir, split, shuffle_seed, mirror_seed)
+    else:
+        examples = _latents(folder, schema, split, shuffle_seed, mirror_seed)
+
+    names = [name for name in examples.arrays if labels or name != "label"]
+    batches = examples.dataset.batch(batch_size // shard_count)
+    return BatchStream(
+        batches.map(functools.partial(examples.finish, names=names)),
+        {
+            name: ((batch_size, *shape), dtype)
+            for name, (shape, dtype) in examples.arrays.items()
+            if name in names
+        },
+        examples.identity,
+        shard_index=shard_index,
+        shard_count=shard_count,
+        workers=workers,
     )
-    source = open_split(name, data_dir, split)
-    if dataset_spec(name).in_memory:
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """The endless, shuffled stream of single examples of a data set.
+
+    `finish` makes the named arrays of a batch what a model takes; `arrays` are those, of one
+    example. `identity` says which data it is.
+    """
+
+    dataset: grain.MapDataset[transforms.Example]
+    arrays: Arrays
+    finish: Callable[..., Batch]
+    identity: Mapping[str, str]
+
+
+_LABEL: Arrays = {"label": ((), np.dtype(np.int32))}
+
+
+def _pixels(
+    name: str, data_dir: PathLike, split: str, shuffle_seed: int, mirror_seed: int | None
+) -> _Examples:
+    spec, source = dataset_spec(name), open_split(name, data_dir, split)
+    if spec.in_memory:
         decoded = [transforms.decode_example(source[i]) for i in range(len(source))]
         dataset = grain.MapDataset.source(decoded).shuffle(seed=shuffle_seed).repeat()
     else:
         dataset = grain.MapDataset.source(source).shuffle(seed=shuffle_seed).repeat()
         dataset = dataset.map(transforms.decode_example)
-    if flip:
-        dataset = dataset.random_map(transforms.flip_horizontally, seed=flip_seed)
-    dataset = dataset.batch(batch_size // shard_count)[shard_index::shard_count]
-    dataset = dataset.map(transforms.normalise)
-    options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_PREFETCH_BATCHES)
-    return iter(dataset.to_iter_dataset(options))
+    if mirror_seed is not None:
+        dataset = dataset.random_map(transforms.flip_horizontally, seed=mirror_seed)
+    arrays = {"image": (spec.image_shape, np.dtype(np.float32)), **_LABEL}
+    return _Examples(dataset, arrays, transforms.normalised, {})
+
+
+def _latents(
+    folder: Path, schema: LatentSchema, split: str, shuffle_seed: int, mirror_seed: int | None
+) -> _Examples:
+    if mirror_seed is not None and not schema.mirrors:
+        raise ValueError(
+            f"data.flip is True, but the latents in {folder} have no mirror images; set"
+            " data.flip=False, or encode with mirrors"
+        )
+    records = latents.open_records(folder, schema, split)
+    dataset = latents.examples(records, schema, shuffle_seed, mirror_seed)
+    arrays: Arrays = {"moments": (schema.moments_shape[1:], np.dtype(schema.dtype))}
+    if schema.classes:
+        arrays = {**arrays, **_LABEL}
+    identity = {"data schema sha256": sha256_file(folder / SCHEMA)}
+    return _Examples(dataset, arrays, transforms.selected, identity)
 
 
 def _check_request(
-    name: str, split: str, batch_size: int, seed: int, shard_index: int, shard_count: int
+    title: str, count: int, batch_size: int, seed: int, shard_index: int, shard_count: int
 ) -> None:
-    count = num_examples(name, split)
     if seed < 0:
         raise ValueError(f"data seed is {seed}; it must be at least 0")
     if shard_count < 1 or not 0 <= shard_index < shard_count:
@@ -176,8 +251,7 @@ def _check_request(
         )
     if shard_count > count:
         raise ValueError(
-            f"{shard_count} hosts share the {count} examples of {name}/{split}; use at most"
-            f" {count} hosts"
+            f"{shard_count} hosts share the {count} examples of {title}; use at most {count} hosts"
         )
     if batch_size < 1 or batch_size % shard_count:
         raise ValueError(
@@ -186,6 +260,5 @@ def _check_request(
         )
     if batch_size > count:
         raise ValueError(
-            f"batch_size {batch_size} exceeds the {count} examples of {name}/{split}; use at most"
-            f" {count}"
+            f"batch_size {batch_size} exceeds the {count} examples of {title}; use at most {count}"
         )

@@ -6,7 +6,7 @@ Letters: B batch, H height, W width, C channels.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,14 @@ def decode_example(example: Example) -> dict[str, Any]:
     return {"image": decode_image(example["image"]), "label": np.int32(example["label"])}
 
 
-def normalise(batch: Example) -> dict[str, Any]:
-    """Replaces uint8 "image" by float32 in [-1, 1]; works on one example and on a batch."""
-    return {**batch, "image": to_float(batch["image"])}
+def selected(batch: Example, names: Sequence[str]) -> dict[str, Any]:
+    """The arrays of a batch that are in `names`."""
+    return {name: batch[name] for name in names}
+
+
+def normalised(batch: Example, names: Sequence[str]) -> dict[str, Any]:
+    """`selected`, with uint8 "image" as float32 in [-1, 1]."""
+    return {**selected(batch, names), "image": to_float(batch["image"])}
 
 
 def flip_horizontally(example: Example, rng: np.random.Generator) -> dict[str, Any]:

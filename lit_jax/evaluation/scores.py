@@ -1,13 +1,36 @@
-"""Fréchet distance between two sets of features, from streamed float64 moments.
+"""Scores of a set of features against another, in numpy float64.
 
-Letters: N examples, D features.
+Fréchet distance (FID, sFID) from streamed moments, Inception Score, kernel distance (KID); those
+that look at neighbours (precision and recall) are in `neighbours`.
+
+Letters: N examples, D features, L logits, M examples of a block.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from lit_jax.evaluation import features
+from lit_jax.evaluation.neighbours import PrecisionRecall, precision_recall
+
+__all__ = [
+    "InceptionScore",
+    "Moments",
+    "PrecisionRecall",
+    "digit_frechet_distance",
+    "frechet_distance",
+    "inception_score",
+    "kernel_distance",
+    "kernel_distance_of_subsets",
+    "moments",
+    "moments_distance",
+    "precision_recall",
+]
+
+# Rows of a block of a kernel matrix: 134 MB in float64.
+_BLOCK = 4096
 
 
 class Moments:
@@ -29,17 +52,41 @@ class Moments:
             raise ValueError(f"features have shape {values_NxD.shape}, not [N, {len(self.mean)}]")
         if not np.isfinite(values_NxD).all():
             raise ValueError("features contain NaN or infinite values")
-        new = len(values_NxD)
-        if new == 0:
+        if len(values_NxD) == 0:
             return
-        new_mean = values_NxD.mean(axis=0)
-        centred_NxD = values_NxD - new_mean
-        shift = new_mean - self.mean
-        total = self.count + new
-        between = np.outer(shift, shift) * (self.count * new / total)
-        self._scatter += centred_NxD.T @ centred_NxD + between
-        self.mean = self.mean + shift * (new / total)
+        mean = values_NxD.mean(axis=0)
+        centred_NxD = values_NxD - mean
+        self._merge(len(values_NxD), mean, centred_NxD.T @ centred_NxD)
+
+    def merge(self, other: Moments) -> None:
+        """Adds the examples of `other`. Raises ValueError for another D."""
+        if other.mean.shape != self.mean.shape:
+            raise ValueError(f"moments of {len(other.mean)} features, not {len(self.mean)}")
+        if other.count:
+            self._merge(other.count, other.mean, other._scatter)
+
+    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        shift = mean - self.mean
+        total = self.count + count
+        self._scatter += scatter
+        self._scatter += np.outer(shift, shift) * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
         self.count = total
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """`count` [], `mean` [D] and the lower triangle of the `scatter` [D (D + 1) / 2]."""
+        lower = self._scatter[np.tril_indices(len(self.mean))]
+        return {"count": np.asarray(self.count), "mean": self.mean, "scatter": lower}
+
+    @classmethod
+    def unpacked(cls, count: np.ndarray, mean: np.ndarray, scatter: np.ndarray) -> Moments:
+        """What `packed` gave."""
+        result = cls(len(mean))
+        result.count, result.mean = int(count), mean
+        rows, columns = np.tril_indices(len(mean))
+        result._scatter[rows, columns] = scatter
+        result._scatter[columns, rows] = scatter
+        return result
 
     @property
     def covariance(self) -> np.ndarray:
@@ -99,3 +146,118 @@ def digit_frechet_distance(images_a: np.ndarray, images_b: np.ndarray) -> float:
         moments(features.extract("digit-96", images_a)),
         moments(features.extract("digit-96", images_b)),
     )
+
+
+class InceptionScore(NamedTuple):
+    """Mean and population standard deviation of the `scores` of the splits."""
+
+    mean: float
+    std: float
+    scores: tuple[float, ...]
+
+
+def inception_score(
+    logits_NxL: np.ndarray, splits: int = 10, split_size: int | None = None
+) -> InceptionScore:
+    """exp of the mean KL(p(y|x) || p(y)) over the examples of a split (Salimans et al., 2016).
+
+    Takes logits [N, L], whose softmax is p(y|x); the ADM suite takes those without bias. A split is
+    a run of consecutive examples: `splits` of them, the i-th from i N // splits on, or as many of
+    `split_size` as are needed, the last one shorter (the ADM suite: 5000). Both are the same for
+    50,000 examples and ten splits. Raises ValueError for a split without examples and for values
+    that are not finite.
+    """
+    logits_NxL = np.asarray(logits_NxL)
+    if logits_NxL.ndim != 2 or not np.isfinite(logits_NxL).all():
+        raise ValueError(f"logits of shape {logits_NxL.shape}: finite numbers [N, L] are needed")
+    count = len(logits_NxL)
+    if split_size is None:
+        if splits < 1 or count < splits:
+            raise ValueError(
+                f"{count} examples leave some of {splits} splits of the Inception Score empty; use"
+                f" more examples or at most {count} splits"
+            )
+        bounds = [i * count // splits for i in range(splits + 1)]
+    else:
+        if split_size < 1 or count < 1:
+            raise ValueError(f"{count} examples in splits of {split_size}: at least 1 of each")
+        bounds = [*range(0, count, split_size), count]
+    pairs = zip(bounds[:-1], bounds[1:], strict=True)
+    scores = tuple(_score_of_split(logits_NxL[first:last]) for first, last in pairs)
+    return InceptionScore(float(np.mean(scores)), float(np.std(scores)), scores)
+
+
+def _score_of_split(logits_NxL: np.ndarray) -> float:
+    shifted = logits_NxL.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    p = np.exp(log_p)
+    marginal = p.mean(axis=0)
+    # A class that no example has (underflow) contributes nothing.
+    log_marginal = np.log(np.where(marginal > 0, marginal, 1.0))
+    return float(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
+
+
+def kernel_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
+    """Kernel Inception distance (Binkowski et al., 2018): the unbiased estimate of the squared MMD
+    with the kernel (x.y / D + 1)^3.
+
+    Features [N, D]; the whole kernel matrices are summed, block by block. May be negative. Raises
+    ValueError below two examples, for unequal D and for values that are not finite.
+    """
+    a, b = np.asarray(features_a), np.asarray(features_b)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(f"features {a.shape} and {b.shape}; [N, D] with N of at least 2 is needed")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("features contain NaN or infinite values")
+    within = _kernel_mean_of_pairs(a) + _kernel_mean_of_pairs(b)
+    across = sum(
+        _kernel(a[i : i + _BLOCK], b[j : j + _BLOCK]).sum()
+        for i in range(0, len(a), _BLOCK)
+        for j in range(0, len(b), _BLOCK)
+    )
+    return float(within - 2.0 * across / (len(a) * len(b)))
+
+
+def _kernel(x_MxD: np.ndarray, y_MxD: np.ndarray) -> np.ndarray:
+    values = x_MxD.astype(np.float64) @ y_MxD.astype(np.float64).T
+    values /= x_MxD.shape[1]
+    values += 1.0
+    return values**3
+
+
+def _kernel_mean_of_pairs(x_NxD: np.ndarray) -> float:
+    """Mean over all pairs of two different examples."""
+    total = 0.0
+    for i in range(0, len(x_NxD), _BLOCK):
+        rows = x_NxD[i : i + _BLOCK]
+        block = _kernel(rows, rows)
+        total += block.sum() - np.trace(block)
+        for j in range(i + _BLOCK, len(x_NxD), _BLOCK):
+            total += 2.0 * _kernel(rows, x_NxD[j : j + _BLOCK]).sum()
+    return float(total / (len(x_NxD) * (len(x_NxD) - 1)))
+
+
+def kernel_distance_of_subsets(
+    features_a: np.ndarray,
+    features_b: np.ndarray,
+    subsets: int = 100,
+    size: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Mean and standard deviation of `kernel_distance` over pairs of random subsets.
+
+    The usual way to report KID; the standard deviation is that of one pair of subsets. Subset i is
+    a function of `seed` and i. Raises ValueError when a set has fewer than `size` examples.
+    """
+    if min(len(features_a), len(features_b)) < size:
+        raise ValueError(
+            f"sets of {len(features_a)} and {len(features_b)} examples have no subsets of {size}"
+        )
+    values = []
+    for index in range(subsets):
+        generator = np.random.default_rng((seed, index))
+        pick_a = generator.choice(len(features_a), size, replace=False)
+        pick_b = generator.choice(len(features_b), size, replace=False)
+        values.append(kernel_distance(features_a[pick_a], features_b[pick_b]))
+    return float(np.mean(values)), float(np.std(values))

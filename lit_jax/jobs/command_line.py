@@ -21,28 +21,59 @@ REPOSITORY = str(Path(__file__).resolve().parents[2])
 Row = tuple[Callable[..., Any], str, Any, str]
 
 TEXT, NUMBER, REAL = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+SWITCH = flags.DEFINE_boolean
 CONFIG = config_flags.DEFINE_config_file
 
 # Kind, name, default and help of each flag. Without a default it must be given.
 JOB_FLAGS: dict[str, tuple[Row, ...]] = {
+    "encode": (
+        (CONFIG, "config", None, "configs/encode_*.py, with ':ARG' if it takes one."),
+        (TEXT, "out", None, "Folder of the latents; the same command again resumes it."),
+    ),
     "train": (
         (CONFIG, "config", None, "Experiment file, with ':ARG' if it takes one."),
         (TEXT, "workdir", None, "Folder of the run; the same command again resumes it."),
     ),
     "sample": (
         (TEXT, "model", None, "Model folder or training workdir (its EMA is used)."),
-        (TEXT, "out", None, "Folder for samples.npz, grid.png and sample.json."),
+        (TEXT, "out", None, "Folder for samples.npz; the same command again resumes it."),
         (NUMBER, "num_samples", None, "Number of images."),
         (TEXT, "sampler", "ddpm", "ddpm or ddim."),
         (TEXT, "steps", "250", "Respacing: 250, ddim50, or sections as 10,15,20."),
         (REAL, "cfg_scale", 1.0, "Classifier-free guidance; 1 is none."),
         (TEXT, "cfg_channels", "three", "Guided channels: three (official DiT) or all."),
         (TEXT, "cfg_interval", "", "LOW,HIGH: guide only at timesteps in between."),
-        (TEXT, "labels", "", "Class labels, repeated in this order; default: all in turn."),
-        (NUMBER, "batch_size", 64, "Images per batch, over all devices."),
+        (TEXT, "labels", "", "Class labels, repeated in this order."),
+        (TEXT, "label_policy", "balanced", "Without --labels: balanced (in turn) or uniform."),
+        (TEXT, "vae", "", "Model folder of the VAE, for a model of latents."),
+        (SWITCH, "save_latents", False, "Keep the latents, too: latents.npz."),
+        (TEXT, "dtype", "float32", "What the denoiser computes in: float32 or bfloat16."),
+        (NUMBER, "batch_size", 64, "Images per batch, over the devices of a process."),
+        (NUMBER, "decode_batch_size", 8, "Images the VAE decodes at a time, per device."),
+        (NUMBER, "shard_size", 512, "Images per shard: what a kill can cost."),
         (NUMBER, "seed", 0, "Seed; image i depends on it and i alone."),
     ),
 }
+
+# What `evaluate --model` hands on to the sample job.
+SAMPLING_FLAGS = tuple(row[1] for row in JOB_FLAGS["sample"] if row[1] not in ("model", "out"))
+
+JOB_FLAGS["evaluate"] = (
+    (TEXT, "samples", "", "An npz with arr_0, a folder of images, or one made by sample."),
+    (TEXT, "model", "", "Instead of --samples: draw them first; takes the flags of sample."),
+    (TEXT, "reference", "", "An npz (mu, sigma; arr_0), a folder, or tfds:NAME:SPLIT."),
+    (TEXT, "inception", "", "Model folder of the FID Inception."),
+    (TEXT, "out", "", "The JSON file with the scores; the same command again resumes it."),
+    (TEXT, "reference_data_dir", "", "Where TFDS keeps its data sets, for tfds:NAME:SPLIT."),
+    (NUMBER, "resolution", 0, "ADM crop of photographs of the reference; 0: none."),
+    (NUMBER, "reference_images", 10_000, "Images of the reference for precision, recall, KID."),
+    (NUMBER, "is_splits", 10, "Splits of the Inception Score."),
+    (NUMBER, "inception_batch_size", 64, "Images per batch, over the devices of a process."),
+    (TEXT, "cache_dir", "", "Where statistics are kept; default: beside the reference."),
+    (SWITCH, "self_test", False, "Check the installation; with --reference, that one."),
+    (NUMBER, "num_samples", 50_000, "With --model: number of images."),
+    *(row for row in JOB_FLAGS["sample"] if row[1] not in ("model", "out", "num_samples")),
+)
 
 
 def declare(job: str) -> flags.FlagValues:

@@ -6,9 +6,13 @@ jax is imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 from absl import flags
 
-from lit_jax.config import TrainConfig, from_mapping
+from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
+from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
 from lit_jax.jobs import command_line
 
 
@@ -22,24 +26,103 @@ def run_train(given: flags.FlagValues) -> None:
     train(config, given.workdir)
 
 
+def run_encode(given: flags.FlagValues) -> None:
+    config = from_mapping(EncodeConfig, given.config.to_dict())
+    print(given.config, flush=True)
+    from lit_jax.jobs.encode import encode
+    from lit_jax.sharding import join_cluster
+
+    join_cluster()
+    encode(config, given.out)
+
+
 def run_sample(given: flags.FlagValues) -> None:
+    draw = sampling(given)
+    from lit_jax.sharding import join_cluster
+
+    join_cluster()
+    draw(given.out)
+
+
+def sampling(given: flags.FlagValues) -> Callable[[str | Path], Path]:
+    """`draw(folder)` runs the sample job as these flags say."""
     labels = command_line.numbers(given, "labels", int)
     interval = command_line.numbers(given, "cfg_interval", float)
     if len(interval) not in (0, 2):
         raise ValueError(f"--cfg_interval {given.cfg_interval!r} is not of the form LOW,HIGH")
-    from lit_jax.jobs.sample import Protocol, sample
+
+    def draw(out: str | Path) -> Path:
+        from lit_jax.jobs.sample import Protocol, sample
+
+        protocol = Protocol(
+            sampler=given.sampler,
+            steps=given.steps,
+            cfg_scale=given.cfg_scale,
+            cfg_channels=given.cfg_channels,
+            cfg_interval=(interval[0], interval[1]) if interval else None,
+            seed=given.seed,
+        )
+        return sample(
+            given.model,
+            out,
+            given.num_samples,
+            protocol,
+            labels,
+            given.batch_size,
+            label_policy=given.label_policy,
+            vae=given.vae,
+            save_latents=given.save_latents,
+            dtype=given.dtype,
+            shard_size=given.shard_size,
+            decode_batch_size=given.decode_batch_size,
+        )
+
+    return draw
+
+
+def run_evaluate(given: flags.FlagValues) -> None:
+    reference = None
+    if given.reference or not given.self_test:
+        reference = ReferenceConfig(
+            source=given.reference,
+            data_dir=given.reference_data_dir,
+            resolution=given.resolution,
+            images=given.reference_images,
+            cache_dir=given.cache_dir,
+        )
+    if not given.model:
+        _require_unused(given, command_line.SAMPLING_FLAGS, "--model, whose samples are drawn")
+    if given.self_test:
+        _require_unused(given, ("samples", "model", "out", "is_splits"), "a real evaluation")
+        if reference and not given.inception:
+            raise ValueError("--inception is missing, whose statistics the --reference has")
+        from lit_jax.jobs.evaluate_self_test import self_test
+
+        self_test(given.inception, reference, given.inception_batch_size)
+        return
+    assert reference is not None
+    config = EvaluateConfig(
+        reference=reference,
+        samples=given.samples,
+        model=given.model,
+        inception=given.inception,
+        out=given.out,
+        is_splits=given.is_splits,
+        inception_batch_size=given.inception_batch_size,
+    )
+    draw = sampling(given) if given.model else None
+    from lit_jax.jobs.evaluate import evaluate
     from lit_jax.sharding import join_cluster
 
     join_cluster()
-    protocol = Protocol(
-        sampler=given.sampler,
-        steps=given.steps,
-        cfg_scale=given.cfg_scale,
-        cfg_channels=given.cfg_channels,
-        cfg_interval=(interval[0], interval[1]) if interval else None,
-        seed=given.seed,
-    )
-    sample(given.model, given.out, given.num_samples, protocol, labels, given.batch_size)
+    evaluate(config, draw)
 
 
-JOBS = {"train": run_train, "sample": run_sample}
+def _require_unused(given: flags.FlagValues, names: Iterable[str], owner: str) -> None:
+    """Flags that would be ignored are refused."""
+    for name in names:
+        if given[name].present:
+            raise ValueError(f"--{name} belongs to {owner}; leave it out")
+
+
+JOBS = {"encode": run_encode, "train": run_train, "sample": run_sample, "evaluate": run_evaluate}

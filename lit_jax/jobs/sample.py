@@ -2,61 +2,56 @@
 
 Writes `samples.npz` in the layout of the ADM evaluator (`arr_0` uint8 [N, H, W, C]), the labels,
 a PNG grid and `sample.json` with everything that defines the images. Image i depends on the seed,
-i and its label only: not on the batch size or the number of devices.
+i and its label only: not on the batch size or the number of devices. The same command again goes on
+where it was stopped.
+
+Reads top-down: `sample` is the table of contents.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import json
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lit_jax import files, sharding
-from lit_jax.config import DiTConfig, MeshConfig, unknown_name
+from lit_jax.config import MeshConfig
 from lit_jax.data.transforms import to_uint8
-from lit_jax.diffusion.gaussian import GaussianProcess, create_process
-from lit_jax.diffusion.guidance import GUIDED_CHANNELS, guided, num_function_evaluations
-from lit_jax.diffusion.samplers import SAMPLERS, image_keys, per_image_noise
-from lit_jax.evaluation.images import grid_of, write_png
-from lit_jax.models import zoo
-from lit_jax.weights import folder
+from lit_jax.diffusion.gaussian import create_process
+from lit_jax.jobs.drawing import (
+    DECODE_BATCH,
+    Drawer,
+    Progress,
+    Protocol,
+    Say,
+    fitting_batch,
+    load_sharded,
+    load_vae,
+    make_sampler,
+)
+from lit_jax.jobs.labels import assign_labels
+from lit_jax.jobs.sample_checks import (
+    Order,
+    Plan,
+    check_order,
+    check_same_request,
+    check_space,
+    request_of,
+)
+from lit_jax.jobs.sample_shards import RECORD, REQUEST, merge
 from lit_jax.weights.fingerprint import params_sha256
 
-Say = Callable[[str], None]
-PIXEL_CHANNELS = (1, 3)
-SAMPLING = 0x5A3B1E  # keeps the noise of image i apart from the noise of training step i
+SHARD_SIZE = 512
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What defines a set of samples besides the model.
-
-    `steps` is a respacing string ("250", "ddim50"); `cfg_scale` 1 switches guidance off;
-    `cfg_channels` is a row of `guidance.GUIDED_CHANNELS`; `cfg_interval` limits guidance to
-    original timesteps low <= t <= high.
-    """
-
-    sampler: str = "ddpm"
-    steps: str = "250"
-    cfg_scale: float = 1.0
-    cfg_channels: str = "three"
-    cfg_interval: tuple[float, float] | None = None
-    seed: int = 0
-
-    def function_evaluations(self) -> int:
-        """Evaluations of the network per image, guidance included."""
-        process = create_process(self.steps)
-        return num_function_evaluations(process, self.cfg_scale, self.cfg_interval)
+def say_on_first_process(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
 
 
 def sample(
@@ -66,211 +61,204 @@ def sample(
     protocol: Protocol,
     labels: tuple[int, ...] = (),
     batch_size: int = 64,
-    say: Say = print,
+    say: Say = say_on_first_process,
+    *,
+    label_policy: str = "balanced",
+    vae: Path | str = "",
+    save_latents: bool = False,
+    dtype: str = "float32",
+    shard_size: int = SHARD_SIZE,
+    decode_batch_size: int = DECODE_BATCH,
 ) -> Path:
     """Draws `num_samples` images and writes them into the folder `out`, which is returned.
 
-    Labels are repeated in the order given; without labels the classes take turns. A model of
-    latents (in_channels other than 1 or 3) gives `latents.npz` (float32), to be decoded by its VAE.
+    The same call again resumes; on a finished output it does nothing. Every process of a multi-host
+    job makes the same call; `out` is a folder that all of them see.
 
-    Raises ValueError before compiling for a missing model, an unknown sampler, labels out of
-    range, guidance of a model without null class, or an `out` that holds samples already.
+    `labels` are repeated in the order given; without them `label_policy`, a row of
+    `labels.LABEL_POLICIES`, decides. A model of latents needs the folder of its `vae`, or
+    `save_latents`, which keeps the latents too (float32, `latents.npz`). `dtype` is what the
+    denoiser computes in; the VAE computes in float32. `batch_size` counts images over the devices
+    of a process, `decode_batch_size` images per device.
+
+    Raises ValueError before compiling for whatever cannot work, an `out` of another request
+    included; FloatingPointError for an image that is not finite.
     """
-    out = Path(out)
-    config = folder.read_dit_config(model)
-    check(config, protocol, labels, num_samples, batch_size)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out is a folder")
-    if (out / "sample.json").exists():
-        raise ValueError(f"{out} already holds samples; choose another --out or remove it")
-    mesh = sharding.make_mesh(MeshConfig())
-    config, params = load_sharded(model, mesh)
-    label_N = assign_labels(config, labels, num_samples)
+    order = Order(
+        str(model),
+        Path(out),
+        num_samples,
+        protocol,
+        labels,
+        label_policy,
+        str(vae),
+        save_latents,
+        dtype,
+        shard_size,
+        batch_size,
+        decode_batch_size,
+    )
+    plan = check_order(order)
+    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
+    params = load_sharded(model, mesh)[1]
+    request = request_of(plan, params_sha256(params))
+    check_same_request(order.out, request)
+    if (order.out / RECORD).exists():
+        if jax.process_index() == 0:
+            plan.shards.remove()
+        say(f"nothing to do: {out} holds these {num_samples} samples")
+        return order.out
+    check_space(plan)
+    announce(plan, say)
+    pending = begin(plan, request)
+    label_N = assign_labels(plan.config, labels, num_samples, label_policy, protocol.seed)
+    draw_shards(plan, params, mesh, label_N, pending, say)
+    barrier("all shards are drawn")
+    if jax.process_index() == 0:
+        finish(plan, request, label_N, say)
+    barrier("the samples are written")
+    return order.out
+
+
+def announce(plan: Plan, say: Say) -> None:
+    order, protocol = plan.order, plan.order.protocol
     say(
-        f"sampling {num_samples} images from {model}: {protocol.sampler}, steps {protocol.steps},"
-        f" guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
+        f"sampling {order.num_samples} images from {order.model}: {protocol.sampler}, steps"
+        f" {protocol.steps}, guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
         f" {protocol.function_evaluations()} network evaluations per image"
     )
-    images = generate(config, params, protocol, label_N, num_samples, mesh, batch_size, say)
+    if plan.vae is not None and not plan.vae_named_by_model:
+        say(
+            f"note: {order.model} does not say which VAE it was trained with; taking"
+            f" {plan.vae.id} (sha256 {plan.vae.sha256[:12]}, scale {plan.vae.scaling_factor})"
+        )
+
+
+def begin(plan: Plan, request: dict[str, Any]) -> list[int]:
+    """Writes the request and returns the shards that are left for this process: every n-th of
+    those that no process, of this job or of one before, has written."""
+    shards = plan.shards
     if jax.process_index() == 0:
-        write(out, config, images, label_N)
-        record = {
-            "model": str(model),
-            "weights_sha256": params_sha256(params),
-            "protocol": dataclasses.asdict(protocol),
-            "network_evaluations": protocol.function_evaluations(),
-            "count": num_samples,
-            "vae": None,
-            "dtype": config.dtype,
-            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        }
-        files.write_text(out / "sample.json", json.dumps(record, indent=2) + "\n")
-        say(f"wrote {out}")
-    return out
+        shards.remove_leftovers()
+        if not (shards.out / REQUEST).exists():
+            files.write_json(shards.out / REQUEST, request)
+    barrier("the request is written")
+    pending = shards.pending()
+    # Nobody writes a shard before everybody has looked.
+    barrier("the shards are listed")
+    return pending[jax.process_index() :: jax.process_count()]
 
 
-def check(
-    config: DiTConfig,
-    protocol: Protocol,
-    labels: tuple[int, ...],
-    num_samples: int,
-    batch_size: int,
-) -> None:
-    """Refuses what cannot be sampled, with the values and the remedy."""
-    if protocol.sampler not in SAMPLERS:
-        raise unknown_name("sampler", protocol.sampler, SAMPLERS)
-    if protocol.cfg_channels not in GUIDED_CHANNELS:
-        raise unknown_name("guidance channels", protocol.cfg_channels, GUIDED_CHANNELS)
-    if num_samples < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
-        )
-    if not 0 <= protocol.seed < 2**32:
-        raise ValueError(f"seed {protocol.seed} is not in 0..{2**32 - 1}")
-    if labels and not config.num_classes:
-        raise ValueError("--labels are given, but the model is unconditional")
-    if wrong := [label for label in labels if not 0 <= label < config.num_classes]:
-        raise ValueError(f"labels {wrong} are not in 0..{config.num_classes - 1}")
-    if protocol.cfg_scale != 1.0 and config.null_label is None:
-        raise ValueError(
-            f"guidance {protocol.cfg_scale} needs a null class, which this model"
-            " was not trained with; use --cfg_scale 1"
-        )
-    protocol.function_evaluations()
-
-
-def assign_labels(config: DiTConfig, labels: tuple[int, ...], count: int) -> np.ndarray | None:
-    """The label of each image, int32 [count]; None for an unconditional model."""
-    if not config.num_classes:
-        return None
-    return np.resize(np.asarray(labels or range(config.num_classes), np.int32), count)
-
-
-def make_process(config: DiTConfig, steps: str) -> GaussianProcess:
-    """The (respaced) process whose variance is the one this model was built for."""
-    var_type = "learned_range" if config.learn_sigma else "fixed_large"
-    return create_process(steps, var_type=var_type)
-
-
-def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DiTConfig, Any]:
-    """Configuration and parameters of a model folder or workdir, straight onto the mesh."""
-    config = folder.read_dit_config(model)
-    shardings = sharding.tree_shardings(zoo.abstract_params(config), mesh)
-    return config, folder.load_model_dir(model, shardings)[1]
-
-
-@functools.lru_cache(maxsize=8)
-def make_sampler(
-    config: DiTConfig, protocol: Protocol, mesh: Mesh, progress: Callable[[int], None] | None = None
-) -> Callable[..., jax.Array]:
-    """`f(params, image_index_B, label_B) -> float32 [B, H, W, C]`, one compiled loop, the batch
-    split over the mesh and the result on every device. The same arguments give the same function,
-    so that the grids of a run compile once."""
-    process = make_process(config, protocol.steps)
-    network = zoo.apply_fn(config)
-    run = SAMPLERS[protocol.sampler]
-    shape = (*config.image_size, config.in_channels)
-
-    def draw(params: Any, index_B: jax.Array, label_B: jax.Array | None) -> jax.Array:
-        keys_B = image_keys(jax.random.fold_in(jax.random.key(protocol.seed), SAMPLING), index_B)
-        x_T, noise_fn = per_image_noise(keys_B, shape)
-        null_B = None
-        if config.null_label is not None and label_B is not None:
-            null_B = jnp.full_like(label_B, config.null_label)
-        denoiser = guided(
-            lambda x, t, cond: network(params, x, t, cond),
-            label_B,
-            null_B,
-            protocol.cfg_scale,
-            protocol.cfg_channels,
-            protocol.cfg_interval,
-        )
-        return run(denoiser, process, x_T, noise_fn, progress=progress)
-
-    return jax.jit(draw, out_shardings=sharding.replicated(mesh))
-
-
-def generate(
-    config: DiTConfig,
+def draw_shards(
+    plan: Plan,
     params: Any,
-    protocol: Protocol,
-    label_N: np.ndarray | None,
-    count: int,
     mesh: Mesh,
-    batch_size: int,
-    say: Say | None = None,
-) -> np.ndarray:
-    """Images 0 .. count-1 as float32 [count, H, W, C], in batches of one compiled size."""
-    batch_size = -(-min(batch_size, count) // mesh.size) * mesh.size
-    batches = -(-count // batch_size)
-    num_steps = create_process(protocol.steps).num_steps
-    progress = _Progress(batches * num_steps, say) if say is not None else None
-    draw = make_sampler(config, protocol, mesh, progress)
-    images = []
-    for start in range(0, count, batch_size):
-        # The last batch is filled with images nobody keeps, so that nothing is compiled twice.
-        index_B = np.arange(start, start + batch_size, dtype=np.int32)
-        batch = {"index": index_B}
-        if label_N is not None:
-            batch["label"] = label_N[np.minimum(index_B, count - 1)]
-        placed = _place_everywhere(batch, mesh)
-        images.append(np.asarray(draw(params, placed["index"], placed.get("label"))))
-    return np.concatenate(images)[:count]
-
-
-def draw_grid(
-    config: DiTConfig, params: Any, protocol: Protocol, count: int, mesh: Mesh, path: Path
-) -> np.ndarray | None:
-    """A grid of `count` images for looking at a run, saved as PNG: uint8 [height, width, C].
-
-    Shows the first three channels, or the first of two. None, and no file, when the samples are
-    not finite, as those of a young model may be.
-    """
-    label_N = assign_labels(config, (), count)
-    images = generate(config, params, protocol, label_N, count, mesh, batch_size=count)
-    if not np.all(np.isfinite(images)):
-        return None
-    grid = grid_of(to_uint8(images[..., : 3 if config.in_channels > 2 else 1]), columns=10)
-    if jax.process_index() == 0:
-        write_png(path, grid)
-    return grid
-
-
-def write(out: Path, config: DiTConfig, images: np.ndarray, label_N: np.ndarray | None) -> None:
-    """Images or latents, and the grid of the first of them."""
-    out.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {} if label_N is None else {"labels": label_N}
-    if config.in_channels not in PIXEL_CHANNELS:
-        np.savez(out / "latents.npz", arr_0=images, **arrays)
+    label_N: np.ndarray | None,
+    numbers: list[int],
+    say: Say,
+) -> None:
+    """Draws and writes the shards of these numbers."""
+    if not numbers:
         return
-    pixels = to_uint8(images)
-    np.savez(out / "samples.npz", arr_0=pixels, **arrays)
-    write_png(out / "grid.png", grid_of(pixels[:100], columns=10))
+    order, shards = plan.order, plan.shards
+    batch_size = fitting_batch(order.batch_size, shards.size, mesh.size)
+    spans = [shards.span(number) for number in numbers]
+    batches = sum(-(-(stop - start) // batch_size) for start, stop in spans)
+    steps = batches * create_process(order.protocol.steps).num_steps
+    progress = Progress(steps, sum(stop - start for start, stop in spans), say)
+    vae_config, vae_params = load_vae(order.vae, mesh) if order.vae else (None, None)
+    draw = make_sampler(
+        plan.config, order.protocol, mesh, progress, vae_config, order.decode_batch_size
+    )
+    drawer = Drawer(draw, params, vae_params, label_N, batch_size, mesh)
+    if len(numbers) < len(shards):
+        say(f"{len(numbers)} of {len(shards)} shards are left for this process")
+    for number in numbers:
+        shards.write(number, draw_shard(plan, drawer, number))
+        jax.effects_barrier()  # the steps that the progress still has to hear of
+        start, stop = shards.span(number)
+        say(
+            f"shard {number + 1} of {len(shards)} (images {start} to {stop - 1}):"
+            f" {progress.speed()}"
+        )
 
 
-def _place_everywhere(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays that every process knows whole -> arrays split over the mesh."""
-    place = sharding.batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_callback(array.shape, place, array.__getitem__)
-        for name, array in batch.items()
+def draw_shard(plan: Plan, drawer: Drawer, number: int) -> dict[str, np.ndarray]:
+    """The arrays of a shard: uint8 images [n, H, W, C] and/or float32 latents [n, h, w, L], their
+    labels, and the devices they were drawn on.
+
+    Raises FloatingPointError for values that are not finite; nothing is written then.
+    """
+    start, stop = plan.shards.span(number)
+    arrays: dict[str, np.ndarray] = {}
+    if drawer.label_N is not None:
+        arrays["labels"] = drawer.label_N[start:stop]
+    for name, shape in plan.shapes.items():
+        arrays[name] = np.empty(
+            (stop - start, *shape), np.float32 if name == "latents" else np.uint8
+        )
+    for first, x_BxHxWxC, decoded_BxHxWxC in drawer.batches(start, stop):
+        images = x_BxHxWxC if decoded_BxHxWxC is None else decoded_BxHxWxC
+        require_finite(x_BxHxWxC, first, drawer.label_N, "the sampler")
+        require_finite(images, first, drawer.label_N, "the VAE")
+        place = slice(first - start, first - start + len(images))
+        if "latents" in arrays:
+            arrays["latents"][place] = x_BxHxWxC
+        if "images" in arrays:
+            arrays["images"][place] = to_uint8(images)
+    arrays["devices"] = np.array(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}")
+    return arrays
+
+
+def require_finite(
+    images_BxHxWxC: np.ndarray, first: int, label_N: np.ndarray | None, where: str
+) -> None:
+    """Raises FloatingPointError with the number and label of the first image that is not finite;
+    `first` is the number of the first image of the batch."""
+    finite_B = np.isfinite(images_BxHxWxC).all(axis=(1, 2, 3))
+    if finite_B.all():
+        return
+    index = first + int(np.argmin(finite_B))
+    label = "" if label_N is None else f" (label {label_N[index]})"
+    raise FloatingPointError(
+        f"image {index}{label} is not finite after {where}; its shard is not written. Check the"
+        " weights and the guidance scale, or compute with --dtype float32"
+    )
+
+
+def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say: Say) -> None:
+    """Merges the shards, then writes the record that marks completion, then removes the shards."""
+    order, shards = plan.order, plan.shards
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if len(shards) > 1:
+        say(f"merging {len(shards)} shards")
+    merge(shards, plan.shapes, label_N)
+    drawn_on = sorted({str(devices) for devices in shards.each("devices")})
+    record = {
+        "model": order.model,
+        "weights_sha256": request["weights_sha256"],
+        "protocol": request["protocol"],
+        "network_evaluations": order.protocol.function_evaluations(),
+        "count": order.num_samples,
+        "label_policy": request["label_policy"],
+        "labels": request["labels"],
+        "vae": request["vae"],
+        "vae_named_by_model": plan.vae_named_by_model,
+        "dtype": order.dtype,
+        "matmul_precision": precision or "default",
+        "devices": ", ".join(drawn_on),
+        "versions": {
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "numpy": np.__version__,
+        },
     }
+    files.write_json(shards.out / RECORD, record)
+    shards.remove()
+    say(f"wrote {shards.out}")
 
 
-class _Progress:
-    """Counts sampler steps and prints a line with the remaining time every few seconds."""
-
-    INTERVAL = 5.0
-
-    def __init__(self, total: int, say: Say) -> None:
-        self._total, self._say = total, say
-        self._done = 0
-        self._began = self._last = time.perf_counter()
-
-    def __call__(self, step: int) -> None:
-        self._done += 1
-        now = time.perf_counter()
-        if now - self._last >= self.INTERVAL:
-            self._last = now
-            remaining = (now - self._began) / self._done * (self._total - self._done)
-            self._say(f"  step {self._done}/{self._total}  ETA {remaining:.0f} s")
+def barrier(name: str) -> None:
+    """Waits until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from lit_jax import files, sharding
 from lit_jax.config import TrainConfig, architecture
 from lit_jax.inheritance import inherit
-from lit_jax.jobs.sample import load_sharded
+from lit_jax.jobs.drawing import load_sharded
 from lit_jax.jobs.train_callbacks import (
     StopRequest,
     draw_samples,
@@ -33,7 +32,7 @@ from lit_jax.models.cost import train_step_flops
 from lit_jax.training import checkpoint, metrics
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import TrainState, create_state
-from lit_jax.training.step import Task, train_step
+from lit_jax.training.step import Task, latents, pixels, train_step
 from lit_jax.weights import folder
 
 
@@ -55,8 +54,11 @@ def train(config: TrainConfig, workdir: Path | str, say: Say | None = None) -> P
         step_fn = compile_step(run, task, state, teacher)
         loop(run, task, manager, step_fn, state, teacher)
     finally:
-        manager.wait_until_finished()
-        manager.close()
+        try:
+            manager.wait_until_finished()
+            manager.close()
+        finally:
+            run.data.close()
     return run.workdir
 
 
@@ -90,6 +92,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         null_label=run.student.null_label,
         label_dropout=run.student.class_dropout_prob,
         seed=config.seed,
+        start_of=pixels if run.vae is None else latents(run.vae.scaling_factor),
     )
     abstract_state = jax.eval_shape(lambda p: create_state(p, optimizer), abstract)
     shardings = sharding.tree_shardings(abstract_state, run.mesh)
@@ -134,26 +137,26 @@ def inherit_params(run: Run, params: Any) -> Any:
 
 
 def save_config(run: Run) -> None:
-    """`config.json` of the workdir: the architecture, and the whole experiment."""
+    """`config.json` of the workdir: the architecture, the whole experiment, and the autoencoder
+    whose latents the model draws."""
     if jax.process_index() == 0:
         content = {
             "model": architecture(run.student),
             "provenance": {"job": "train"},
             "train": dataclasses.asdict(run.config),
         }
+        if run.vae is not None:
+            content["vae"] = dataclasses.asdict(run.vae)
         files.write_text(run.workdir / folder.CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Callable[..., Any]:
     """The step, compiled ahead of the loop; prints how long it took and the memory it needs."""
-    shape = (run.config.batch_size, *run.student.image_size, run.student.in_channels)
     place = sharding.batch_sharding(run.mesh)
     batch = {
-        "image": jax.ShapeDtypeStruct(shape, jnp.float32, sharding=place),
-        "label": jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=place),
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+        for name, (shape, dtype) in run.data.arrays.items()
     }
-    if not run.student.num_classes:
-        del batch["label"]
     step = jax.jit(
         functools.partial(train_step, task),
         donate_argnums=0,
@@ -197,10 +200,7 @@ def loop(
     ]
     try:
         for step in range(start_step + 1, config.total_steps + 1):
-            batch = next(run.data)
-            if not run.student.num_classes:
-                batch = {"image": batch["image"]}
-            batch = sharding.place_batch(batch, run.mesh)
+            batch = sharding.place_batch(next(run.data), run.mesh)
             state, values = step_fn(state, teacher, batch)
             stop.agree(step, config.log_every)
             for callback in callbacks:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lit_jax.jobs.sample import draw_grid
+from lit_jax.jobs.drawing import Vae, draw_grid, load_vae
 from lit_jax.jobs.train_checks import Run, grid_protocol
 from lit_jax.training import checkpoint, metrics
 from lit_jax.training.diagnose import first_nonfinite
@@ -75,16 +75,22 @@ def save_checkpoints(run: Run, manager: Any, due: Callable[[int], bool]) -> Call
 
 
 def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Callback:
-    """Every `sample.every` steps: a grid from the EMA parameters, to TensorBoard and `samples/`."""
+    """Every `sample.every` steps: a grid from the EMA parameters, to TensorBoard and `samples/`.
+    Latents are decoded by the VAE of the data."""
     settings = run.config.sample
     protocol = grid_protocol(run.config, run.student)
+    vae: Vae | None = None
+    if settings.every and run.vae is not None:
+        vae = load_vae(run.config.data.vae, run.mesh)
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
         if settings.every and step % settings.every == 0:
             path = run.workdir / "samples" / f"{step:07d}.png"
             jax.block_until_ready(values)
             with clock.paused():
-                grid = draw_grid(run.student, state.ema, protocol, settings.count, run.mesh, path)
+                grid = draw_grid(
+                    run.student, state.ema, protocol, settings.count, run.mesh, path, vae
+                )
                 if grid is None:
                     run.say(f"samples at step {step} are not finite: no grid")
                 else:

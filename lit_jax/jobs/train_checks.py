@@ -6,29 +6,32 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from lit_jax import sharding
-from lit_jax.config import DiTConfig, TrainConfig, architecture
+from lit_jax.config import DiTConfig, TrainConfig, architecture, from_mapping
 from lit_jax.data import pipeline
+from lit_jax.data.schema import LatentSchema, read_schema
+from lit_jax.data.stream import BatchStream
 from lit_jax.diffusion.gaussian import GaussianProcess
 from lit_jax.inheritance import inherited_paths
-from lit_jax.jobs.sample import Protocol, make_process
-from lit_jax.jobs.sample import check as check_sampling
+from lit_jax.jobs.drawing import Protocol, make_process
+from lit_jax.jobs.sample_checks import check as check_sampling
 from lit_jax.models import zoo
 from lit_jax.objectives import Objective, hybrid_objective
 from lit_jax.training.optimizer import frozen_mask, learning_rate
 from lit_jax.weights import folder
+from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
 
 Say = Callable[[str], None]
 
 
 @dataclass
 class Run:
-    """What the checks have established, before anything is compiled or written."""
+    """What the checks have established, before anything is compiled or written. `vae` is that of
+    the latents, None for pixels."""
 
     config: TrainConfig
     workdir: Path
@@ -37,7 +40,8 @@ class Run:
     teacher: DiTConfig | None
     process: GaussianProcess
     objective: Objective
-    data: Any
+    data: BatchStream
+    vae: VaeIdentity | None
     say: Say
 
 
@@ -69,7 +73,7 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
     objective = hybrid_objective(process, config.distill)
     learning_rate(config.optimizer, config.total_steps)
     frozen_mask(zoo.abstract_params(student), config.inherit.freeze)
-    check_data(config, student)
+    vae = check_data(config, student)
 
     teacher = check_teacher(config, student)
     if config.inherit.source:
@@ -86,24 +90,57 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
         flip=config.data.flip,
+        labels=student.num_classes > 0,
+        workers=config.data.workers,
     )
-    return Run(config, workdir, mesh, student, teacher, process, objective, data, say)
+    return Run(config, workdir, mesh, student, teacher, process, objective, data, vae, say)
 
 
-def check_data(config: TrainConfig, student: DiTConfig) -> None:
-    """The model must fit the images and labels of the data set."""
-    spec = pipeline.dataset_spec(config.data.name)
+def check_data(config: TrainConfig, student: DiTConfig) -> VaeIdentity | None:
+    """The model must fit the images or latents of the data set, and its labels. Returns the
+    autoencoder of latents; None for pixels."""
+    data = config.data
     expected = (*student.image_size, student.in_channels)
-    if spec.image_shape != expected:
+    if pipeline.is_latents(data.name, data.data_dir):
+        path = Path(data.data_dir, data.name)
+        schema = read_schema(path)
+        vae = check_vae(data.vae, schema, path)
+        shape, classes = schema.latent_shape, len(schema.classes)
+        what = f"latents of images of {schema.resolution} x {schema.resolution} pixels,"
+    else:
+        if data.vae:
+            raise ValueError(
+                f"data.vae is {data.vae!r}, but data set {data.name!r} holds pixels; leave it"
+                " empty, or encode the images first"
+            )
+        spec = pipeline.dataset_spec(data.name)
+        vae, shape, classes, what = None, spec.image_shape, spec.num_classes, "images"
+    if shape != expected:
         raise ValueError(
-            f"data set {config.data.name!r} has images {spec.image_shape}, the model takes"
-            f" {expected}; set model.overrides input_size and in_channels"
+            f"data set {data.name!r} has {what} {shape}, the model takes {expected};"
+            " set model.overrides input_size and in_channels"
         )
-    if student.num_classes not in (0, spec.num_classes):
+    if student.num_classes not in (0, classes):
+        remedy = f"use {classes}, or 0 for unconditional" if classes else "use 0 (unconditional)"
         raise ValueError(
-            f"data set {config.data.name!r} has {spec.num_classes} classes, the model"
-            f" num_classes={student.num_classes}; use {spec.num_classes}, or 0 for unconditional"
+            f"data set {data.name!r} has {classes or 'no'} classes, the model"
+            f" num_classes={student.num_classes}; {remedy}"
         )
+    return vae
+
+
+def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
+    """The autoencoder of the config must be the one that made the latents."""
+    stored = from_mapping(VaeIdentity, schema.vae, f"{path}: vae")
+    if not vae_dir:
+        raise ValueError(
+            f"data.vae is empty; give the model folder of the VAE that made {path}: {stored.id}"
+            f" (sha256 {stored.sha256[:12]})"
+        )
+    folder.require_weights(vae_dir)
+    vae = vae_identity(vae_dir)
+    stored.require_same(vae, f"the latents in {path}", f"data.vae {vae_dir}")
+    return vae
 
 
 def check_teacher(config: TrainConfig, student: DiTConfig) -> DiTConfig | None:

@@ -1,24 +1,36 @@
 """Checkpoints of a run: everything a killed job needs to go on as if nothing had happened.
 
 One orbax checkpoint per step under `WORKDIR/checkpoints/<step>/` with the items `state` (step,
-params, ema, opt_state), `data` (position of the grain iterator, per process) and `meta` (what the
-position and the state depend on, see `circumstances`).
+params, ema, opt_state), `data` (position in the data: the number of global batches taken, the same
+for any number of processes) and `meta` (what the position and the state depend on, see
+`circumstances`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import grain
-import jax
 import orbax.checkpoint as ocp
 
 from lit_jax.config import TrainConfig
 from lit_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+
+
+class Data(Protocol):
+    """What a checkpoint needs of the training data; `data.stream.BatchStream` has it."""
+
+    identity: Mapping[str, str]
+
+    @property
+    def position(self) -> int: ...
+
+    def seek(self, position: int) -> None: ...
 
 
 def open_manager(workdir: Path, keep: int, every: int) -> ocp.CheckpointManager:
@@ -38,7 +50,7 @@ def open_manager(workdir: Path, keep: int, every: int) -> ocp.CheckpointManager:
 def save(
     manager: ocp.CheckpointManager,
     state: TrainState,
-    data: Any,
+    data: Data,
     config: TrainConfig,
     step: int,
     force: bool = False,
@@ -51,15 +63,15 @@ def save(
         step,
         args=ocp.args.Composite(
             state=ocp.args.StandardSave(_as_dict(state)),
-            data=grain.checkpoint.CheckpointSave(data),
-            meta=ocp.args.JsonSave(circumstances(config)),
+            data=ocp.args.JsonSave({"global_batches": data.position}),
+            meta=ocp.args.JsonSave(circumstances(config, data)),
         ),
         force=force,
     )
 
 
 def restore(
-    manager: ocp.CheckpointManager, abstract: TrainState, data: Any, config: TrainConfig
+    manager: ocp.CheckpointManager, abstract: TrainState, data: Data, config: TrainConfig
 ) -> TrainState:
     """The latest checkpoint, straight into the shardings of `abstract`; moves `data` to its
     position.
@@ -68,32 +80,44 @@ def restore(
     """
     step = manager.latest_step()
     stored = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-    wanted = circumstances(config)
+    wanted = circumstances(config, data)
+    # What an older checkpoint does not know of cannot have been used when it was written.
     changed = [
         f"{key} {stored[key]!r}, now {wanted[key]!r}"
         for key in wanted
-        if stored[key] != wanted[key]
+        if key in stored and stored[key] != wanted[key]
     ]
     if changed:
         raise ValueError(
             f"checkpoint {step} cannot be continued: it was trained with {'; '.join(changed)}."
             " Change it back, or choose another workdir"
         )
+    position = _position(manager, step)
     restored = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            state=ocp.args.StandardRestore(_as_dict(abstract)),
-            data=grain.checkpoint.CheckpointRestore(data),
-        ),
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(_as_dict(abstract)))
     )
+    data.seek(position)
     return TrainState(**restored.state)
 
 
-def circumstances(config: TrainConfig) -> dict[str, Any]:
+def _position(manager: ocp.CheckpointManager, step: int) -> int:
+    """Global batches taken when the checkpoint was written.
+
+    Checkpoints used to hold the state of one grain iterator per process. Each counted the batches
+    of its process, which are as many as the global ones.
+    """
+    for path in (Path(manager.directory) / str(step) / "data").glob("process_*-of-*.json"):
+        return int(json.loads(path.read_text())["next_index"])
+    item = manager.restore(step, args=ocp.args.Composite(data=ocp.args.JsonRestore())).data
+    return int(item["global_batches"])
+
+
+def circumstances(config: TrainConfig, data: Data) -> dict[str, Any]:
     """What must not change in the middle of a run.
 
-    Noise and data order depend on the seed; the position in the data counts batches of one process;
-    clipping and freezing are part of the structure of the optimiser's state.
+    Noise and data order depend on the seed; the position in the data counts batches; clipping and
+    freezing are part of the structure of the optimiser's state. The number of hosts, devices and
+    worker processes may change.
     """
     return {
         "seed": config.seed,
@@ -101,9 +125,9 @@ def circumstances(config: TrainConfig) -> dict[str, Any]:
         "data.name": config.data.name,
         "data.split": config.data.split,
         "data.flip": config.data.flip,
-        "number of processes": jax.process_count(),
         "optimizer.clip_norm > 0": config.optimizer.clip_norm > 0,
         "inherit.freeze": list(config.inherit.freeze),
+        **data.identity,
     }
 
 

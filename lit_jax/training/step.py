@@ -13,6 +13,7 @@ import optax
 
 from lit_jax.config import EmaConfig
 from lit_jax.diffusion.gaussian import GaussianProcess, q_sample
+from lit_jax.models.autoencoder import sample_latents
 from lit_jax.training.optimizer import ema_decay, update_ema
 from lit_jax.training.state import TrainState
 
@@ -20,6 +21,25 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Apply = Callable[..., jax.Array]
 Objective = Callable[..., tuple[jax.Array, Metrics]]
+StartOf = Callable[[Batch, jax.Array], jax.Array]
+
+# Splitting the key of a step in three takes its numbers 0, 1 and 2 (t, noise, labels).
+LATENT_KEY = 3
+
+
+def pixels(batch: Batch, key: jax.Array) -> jax.Array:
+    """x_start of a batch of images: the images, float32 [B, H, W, C] in [-1, 1]."""
+    return batch["image"]
+
+
+def latents(scaling_factor: float) -> StartOf:
+    """x_start of a batch of "moments" [B, h, w, 2 L]: a scaled latent, float32 [B, h, w, L], drawn
+    anew in every step from the Gaussian that the autoencoder gave for the image."""
+
+    def draw(batch: Batch, key: jax.Array) -> jax.Array:
+        return sample_latents(batch["moments"], jax.random.fold_in(key, LATENT_KEY), scaling_factor)
+
+    return draw
 
 
 @dataclass(frozen=True)
@@ -27,7 +47,8 @@ class Task:
     """The static half of a step. `teacher` is None when nothing is distilled.
 
     `null_label` and `label_dropout`: labels are replaced by the null class with this probability,
-    here and not in the model, so that teacher and student see the same labels.
+    here and not in the model, so that teacher and student see the same labels. `start_of(batch,
+    key of the step)` is the clean x_start.
     """
 
     student: Apply
@@ -40,6 +61,7 @@ class Task:
     null_label: int | None
     label_dropout: float
     seed: int
+    start_of: StartOf = pixels
 
 
 def noised_example(task: Task, step: jax.Array, batch: Batch) -> Batch:
@@ -49,7 +71,7 @@ def noised_example(task: Task, step: jax.Array, batch: Batch) -> Batch:
     """
     key = jax.random.fold_in(jax.random.key(task.seed), step)
     key_t, key_noise, key_drop = jax.random.split(key, 3)
-    x_start = batch["image"]
+    x_start = task.start_of(batch, key)
     t_B = jax.random.randint(key_t, x_start.shape[:1], 0, task.process.num_steps)
     noise = jax.random.normal(key_noise, x_start.shape, jnp.float32)
     example = {"x_start": x_start, "t": t_B, "noise": noise}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import grain
-import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from lit_jax.data import pipeline
@@ -67,39 +64,34 @@ def test_hosts_together_read_the_global_batch_in_order(data_dir):
         assert parts[0]["label"].shape == (4,)
         joined = {key: np.concatenate([p[key] for p in parts]) for key in batch}
         assert _equal([joined], [batch])
-    assert {str(host.get_state()) for host in hosts} == {str(hosts[0].get_state())}
+    assert {host.position for host in hosts} == {120}
 
 
-def test_position_survives_get_and_set_state(data_dir):
-    iterator = _iterator(data_dir, batch_size=100)
+@pytest.mark.parametrize("shard_count", [1, 2, 4])
+def test_any_number_of_hosts_goes_on_from_a_position(data_dir, shard_count):
+    iterator = _iterator(data_dir, batch_size=100, flip=True)
     _take(iterator, 14)  # inside the second epoch
-    state = iterator.get_state()
     expected = _take(iterator, 4)
-    fresh = _iterator(data_dir, batch_size=100)
-    fresh.set_state(state)
-    assert _equal(_take(fresh, 4), expected)
+    parts = []
+    for host in range(shard_count):
+        resumed = _iterator(
+            data_dir, batch_size=100, flip=True, shard_index=host, shard_count=shard_count
+        )
+        resumed.seek(14)
+        parts.append(_take(resumed, 4))
+        assert resumed.position == 18
+    for batch, *rows in zip(expected, *parts, strict=True):
+        joined = {key: np.concatenate([r[key] for r in rows]) for key in batch}
+        assert _equal([joined], [batch])
 
 
-def test_position_survives_orbax_composite(data_dir, tmp_path):
-    iterator = _iterator(data_dir, flip=True)
-    _take(iterator, 5)
-    with ocp.CheckpointManager(tmp_path / "ckpt") as manager:
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave({"w": jnp.arange(3.0)}),
-            data=grain.checkpoint.CheckpointSave(iterator),
-        )
-        manager.save(5, args=arguments)
-        manager.wait_until_finished()
-        expected = _take(iterator, 3)
-        fresh = _iterator(data_dir, flip=True)
-        restored = manager.restore(
-            5,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore({"w": jnp.zeros(3)}),
-                data=grain.checkpoint.CheckpointRestore(fresh),
-            ),
-        )
-    assert _equal(_take(restored["data"], 3), expected)
+def test_arrays_are_those_of_a_global_batch(data_dir):
+    iterator = _iterator(data_dir, batch_size=12, shard_count=3)
+    assert iterator.arrays == {"image": ((12, 8, 8, 1), "float32"), "label": ((12,), "int32")}
+    found = {name: (array.shape, array.dtype) for name, array in next(iterator).items()}
+    assert found == {"image": ((4, 8, 8, 1), "float32"), "label": ((4,), "int32")}
+    unlabelled = _iterator(data_dir, labels=False)
+    assert set(next(unlabelled)) == set(unlabelled.arrays) == {"image"}
 
 
 def test_flip_mirrors_about_half_and_depends_on_the_position(data_dir):

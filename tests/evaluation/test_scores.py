@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import evaluation_cases
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
 from golden_cases import golden_sources, load_arrays
-from lit_jax.evaluation import features, scores
+from lit_jax.evaluation import features, neighbours, scores
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -38,7 +39,39 @@ def test_golden_distances(folder):
             np.testing.assert_allclose(value, stored[f"{case}/{score}_f64"], rtol=1e-6)
             np.testing.assert_allclose(value, _distance_from_rows(ref, gen), rtol=1e-11)
             checked += 1
-    assert checked >= 2
+    assert checked >= 3
+
+
+@pytest.mark.parametrize("folder", golden_sources("metrics.npz"))
+def test_golden_pairwise_scores(folder):
+    stored = load_arrays(folder, "metrics")
+    cases = [case for case in ("gauss", "mixture", "nonneg") if f"{case}/ref" in stored]
+    for case in cases:
+        ref, gen = stored[f"{case}/ref"], stored[f"{case}/gen"]
+        found = scores.precision_recall(ref, gen)
+        expected = (stored[f"{case}/precision_f64"], stored[f"{case}/recall_f64"])
+        assert found == tuple(map(float, expected)), case
+        radii = neighbours.squared_radii(ref)
+        np.testing.assert_allclose(radii, stored[f"{case}/radii_sq_ref"], rtol=1e-6)
+        distance = scores.kernel_distance(gen, ref)
+        np.testing.assert_allclose(distance, stored[f"{case}/kid_full_f64"], rtol=1e-9)
+    assert cases
+
+
+@pytest.mark.parametrize("folder", golden_sources("metrics.npz"))
+def test_golden_inception_scores(folder):
+    stored = load_arrays(folder, "metrics")
+    logits = stored["is/logits"]
+    ten = scores.inception_score(logits)
+    np.testing.assert_allclose(ten.scores, stored["is/split10_scores_f64"], rtol=1e-10)
+    np.testing.assert_allclose(ten.mean, stored["is/split10_mean_f64"], rtol=1e-10)
+    np.testing.assert_allclose(ten.std, stored["is/split10_std_f64"], rtol=1e-9)
+    # Chunks as the ADM suite cuts them, the last one shorter.
+    adm = scores.inception_score(logits, split_size=300)
+    np.testing.assert_allclose(adm.scores, stored["is/adm_scores_f64"], rtol=1e-10)
+    np.testing.assert_allclose(
+        scores.inception_score(logits, 1).mean, stored["is/single_f64"], rtol=1e-10
+    )
 
 
 def test_moments_equal_numpy_however_the_rows_are_divided():
@@ -51,6 +84,20 @@ def test_moments_equal_numpy_however_the_rows_are_divided():
     assert pieces.count == 101
     np.testing.assert_allclose(pieces.mean, values.mean(axis=0), rtol=1e-14)
     np.testing.assert_allclose(pieces.covariance, np.cov(values.T, ddof=1), rtol=1e-8, atol=1e-8)
+
+
+def test_moments_merge_and_pack():
+    values = np.random.default_rng(5).normal(size=(50, 4)) + 1e3
+    whole, first, second = (scores.moments(part) for part in (values, values[:13], values[13:]))
+    merged = scores.Moments(4)
+    for part in (first, second, scores.Moments(4)):
+        merged.merge(scores.Moments.unpacked(**part.packed()))
+    assert merged.count == 50
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-14)
+    np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-9)
+    np.testing.assert_array_equal(merged.covariance, merged.covariance.T)
+    with pytest.raises(ValueError, match="moments of 3 features, not 4"):
+        merged.merge(scores.Moments(3))
 
 
 def test_moments_refuse_bad_input():
@@ -127,3 +174,69 @@ def test_features_refuse_what_they_are_not_defined_for():
         features.extract("digit-96", _digits(2) / 255.0)
     with pytest.raises(ValueError, match=r"shape \(2, 8, 8, 3\)"):
         features.extract("digit-96", np.zeros((2, 8, 8, 3), np.uint8))
+
+
+# --- Inception Score and KID ---
+
+
+def test_inception_score_equals_a_second_implementation():
+    logits = np.random.default_rng(0).normal(size=(37, 9)).astype(np.float32) * 3
+    found = scores.inception_score(logits, splits=4)
+    mean, std = evaluation_cases.inception_score(logits, [0, 9, 18, 27, 37])
+    np.testing.assert_allclose((found.mean, found.std), (mean, std), rtol=1e-12)
+    assert len(found.scores) == 4
+
+
+def test_inception_score_of_known_cases():
+    sure = 200.0 * np.eye(8)[np.arange(160) % 8]  # exp(-200) is nearly nothing in float64
+    np.testing.assert_allclose(scores.inception_score(sure).mean, 8, rtol=1e-9)
+    np.testing.assert_allclose(scores.inception_score(np.zeros((20, 5))).mean, 1, rtol=1e-15)
+    # A class whose probability underflows everywhere must not become NaN.
+    far = np.zeros((20, 3))
+    far[:, 0] = -1e4
+    np.testing.assert_allclose(scores.inception_score(far).mean, 1, rtol=1e-15)
+    # A constant added to all logits of an example changes nothing, however large.
+    logits = np.random.default_rng(1).normal(size=(40, 6))
+    np.testing.assert_allclose(
+        scores.inception_score(logits + 1e5).mean, scores.inception_score(logits).mean, rtol=1e-9
+    )
+
+
+def test_inception_score_refuses_empty_splits_and_bad_numbers():
+    with pytest.raises(ValueError, match="9 examples leave some of 10 splits.*at most 9 splits"):
+        scores.inception_score(np.zeros((9, 4)))
+    with pytest.raises(ValueError, match="0 examples in splits of 5"):
+        scores.inception_score(np.zeros((0, 4)), split_size=5)
+    with pytest.raises(ValueError, match="finite numbers"):
+        scores.inception_score(np.full((20, 4), np.nan))
+
+
+@pytest.mark.parametrize("block", [4096, 7])
+def test_kernel_distance_equals_a_second_implementation(monkeypatch, block):
+    monkeypatch.setattr(scores, "_BLOCK", block)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(31, 5)).astype(np.float32), rng.normal(size=(22, 5)) + 0.4
+    expected = evaluation_cases.kid(a, b)
+    np.testing.assert_allclose(scores.kernel_distance(a, b), expected, rtol=1e-12)
+    np.testing.assert_allclose(scores.kernel_distance(b, a), expected, rtol=1e-12)
+
+
+def test_kernel_distance_of_subsets_is_deterministic_and_unbiased():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(200, 4)), rng.normal(size=(150, 4)) + 0.5
+    mean, std = scores.kernel_distance_of_subsets(a, b, 60, 40)
+    assert (mean, std) == scores.kernel_distance_of_subsets(a, b, 60, 40)
+    assert (mean, std) != scores.kernel_distance_of_subsets(a, b, 60, 40, seed=1)
+    assert abs(mean - scores.kernel_distance(a, b)) < 4 * std / np.sqrt(60) and std > 0
+    whole = scores.kernel_distance_of_subsets(a[:40], b[:40], 3, 40)
+    np.testing.assert_allclose(whole, (scores.kernel_distance(a[:40], b[:40]), 0), atol=1e-12)
+    with pytest.raises(ValueError, match="sets of 200 and 150 examples have no subsets of 151"):
+        scores.kernel_distance_of_subsets(a, b, 3, 151)
+
+
+def test_kernel_distance_refuses_what_it_is_not_defined_for():
+    for a, b in (((1, 3), (5, 3)), ((5, 3), (5, 4))):
+        with pytest.raises(ValueError, match=r"\[N, D\] with N of at least 2"):
+            scores.kernel_distance(np.zeros(a), np.zeros(b))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        scores.kernel_distance(np.zeros((4, 3)), np.full((4, 3), np.inf))

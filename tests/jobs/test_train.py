@@ -6,10 +6,7 @@ import dataclasses
 import json
 import os
 import random
-import shutil
 import signal
-import socket
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -20,60 +17,23 @@ import numpy as np
 import pytest
 import tiny_runs
 from PIL import Image
+from train_runs import (
+    AHEAD,
+    EVERY,
+    TOTAL,
+    checkpoints,
+    experiment,
+    read_until,
+    reproducible,
+    run_on_two_processes,
+)
 
 from lit_jax import sharding
-from lit_jax.config import (
-    DistillConfig,
-    InheritConfig,
-    MeshConfig,
-    OptimizerConfig,
-    SampleConfig,
-)
+from lit_jax.config import InheritConfig, SampleConfig
 from lit_jax.jobs import train as job
 from lit_jax.jobs import train_callbacks
 from lit_jax.training.metrics import read_trace
 from lit_jax.weights import folder
-
-TOTAL, EVERY = 240, 20
-AHEAD = 70  # lines of progress that fit into the pipe of a program
-
-
-def experiment(data_dir: Path, workdir: Path, **values: Any) -> list[str]:
-    settings = {
-        "data__data_dir": data_dir,
-        "batch_size": 8,
-        "total_steps": TOTAL,
-        "log_every": 1,
-        "checkpoint_every": EVERY,
-    }
-    return [
-        "train",
-        "--config=configs/digits_lit.py:scratch",
-        f"--workdir={workdir}",
-        *tiny_runs.overrides(**(settings | values)),
-    ]
-
-
-def reproducible(workdir: Path) -> list[str]:
-    """The lines of the trace without what depends on the clock, as text."""
-    lines = read_trace(workdir / "metrics.jsonl")
-    return [json.dumps({k: v for k, v in line.items() if k != "clock"}) for line in lines]
-
-
-def checkpoints(workdir: Path) -> list[int]:
-    """Steps of the finished checkpoints; a kill leaves an unfinished one under another name."""
-    names = [path.name for path in (workdir / "checkpoints").iterdir()]
-    return sorted(int(name) for name in names if name.isdigit())
-
-
-def read_until(program: subprocess.Popen[bytes], step: int) -> None:
-    """Reads stdout up to the line of `step`; the program is at most AHEAD steps further."""
-    assert program.stdout is not None
-    for line in program.stdout:
-        if line.startswith(b"step") and int(line.split(b"/")[0].split()[1]) == step:
-            assert len(line) > 4096 / AHEAD
-            return
-    raise AssertionError(f"the run ended before step {step}: {program.communicate()[1]}")
 
 
 @pytest.mark.slow
@@ -142,16 +102,8 @@ def test_two_processes_equal_one(data_dir: Path, teacher: Path, tmp_path: Path) 
     output = tiny_runs.run(arguments, devices=2)
     assert f"inherited from {teacher} with policy 'all_but_attention'" in output
 
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
     arguments[2] = f"--workdir={two}"
-    cluster = {"LIT_JAX_DISTRIBUTED": "1", "JAX_COORDINATOR_ADDRESS": address}
-    programs = [
-        tiny_runs.start(arguments, **cluster, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
-        for index in range(2)
-    ]
-    outputs = [tiny_runs.finish(program) for program in programs]
+    outputs = run_on_two_processes(arguments)
     assert "step 3/3" in outputs[0] and "step 3/3" not in outputs[1]
 
     traces = [read_trace(workdir / "metrics.jsonl") for workdir in (one, two)]
@@ -192,13 +144,6 @@ def last_good(workdir: Path, run: Any) -> tuple[list[int], dict[str, Any]]:
     with job.checkpoint.open_manager(workdir, 2, 1) as manager:
         _, state = job.start(dataclasses.replace(run, say=lambda text: None), manager)
     return checkpoints(workdir), {"params": state.params, "opt_state": state.opt_state}
-
-
-@pytest.fixture
-def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs in this process use one of its devices: quicker to compile."""
-    mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    monkeypatch.setattr(sharding, "make_mesh", lambda config: mesh)
 
 
 @pytest.mark.usefixtures("one_device")
@@ -263,80 +208,6 @@ def test_unconditional_model_trains(data_dir: Path, tmp_path: Path) -> None:
     job.train(config, tmp_path / "run", lambda text: None)
     assert len(read_trace(tmp_path / "run" / "metrics.jsonl")) == 1
     assert (tmp_path / "run/samples/0000001.png").exists()
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "batch": ({"batch_size": 12}, "batch_size 12 is not divisible by 8 devices x 1"),
-    "accumulation": (
-        {"optimizer": OptimizerConfig(accumulation=2)},
-        "batch_size 8 is not divisible by 8 devices x 2 accumulation steps = 16",
-    ),
-    "missing teacher": (
-        {"distill": DistillConfig(teacher="nowhere")},
-        "nowhere is not a model folder or training workdir",
-    ),
-    "unequal teacher": (
-        {"distill": DistillConfig(teacher="{big}")},
-        r"big has image_size=\(16, 16\), the student \(8, 8\)",
-    ),
-    "unequal source": (
-        {"inherit": InheritConfig(source="{wide}")},
-        r"cannot be inherited:.*student \(4, 4, 1, 16\), teacher \(4, 4, 1, 32\)",
-    ),
-    "policy": (
-        {"inherit": InheritConfig(source="{big}", policy="al")},
-        "unknown inheritance policy 'al'; did you mean 'all'",
-    ),
-    "freeze": ({"inherit": InheritConfig(freeze=("nothing",))}, "'nothing' matches no parameter"),
-    "grids": ({"sample": SampleConfig(every=1, sampler="dpm")}, "unknown sampler 'dpm'"),
-    "schedule": ({"optimizer": OptimizerConfig(schedule="cos")}, "unknown optimizer.schedule"),
-    "reading": (
-        {"distill": DistillConfig(teacher="{big}", variance_reading="sigma")},
-        "unknown variance reading 'sigma'",
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    path = tmp_path_factory.mktemp("other_models")
-    return {
-        "big": str(tiny_runs.save_model(path / "big", input_size=16)),
-        "wide": str(tiny_runs.save_model(path / "wide", hidden_size=32)),
-    }
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_impossible_run_is_refused_before_anything_happens(
-    data_dir: Path, folders: dict[str, str], tmp_path: Path, case: str
-) -> None:
-    changes, named = REFUSED[case]
-    filled = {}
-    for name, value in changes.items():
-        if dataclasses.is_dataclass(value):
-            texts = {k: v for k, v in vars(value).items() if isinstance(v, str)}
-            value = dataclasses.replace(value, **{k: v.format(**folders) for k, v in texts.items()})
-        filled[name] = value
-    said: list[str] = []
-    with pytest.raises(ValueError, match=f"(?s){named}"):
-        job.train(tiny_runs.run_config(data_dir, **filled), tmp_path / "run", said.append)
-    assert not (tmp_path / "run").exists() and said == []
-
-
-def test_workdir_of_another_model_is_refused(data_dir: Path, tmp_path: Path) -> None:
-    tiny_runs.save_model(tmp_path / "model", "LiT", hidden_size=32)
-    (tmp_path / "run").mkdir()
-    shutil.copy(tmp_path / "model" / "config.json", tmp_path / "run")
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match=r"another model: hidden_size=32 \(config: 16\)"):
-        job.train(tiny_runs.run_config(data_dir), tmp_path / "run", lambda text: None)
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_workdir_that_is_no_path_is_refused(data_dir: Path) -> None:
-    with pytest.raises(ValueError, match="workdir gs:/bucket/run is no path of a mounted"):
-        job.train(tiny_runs.run_config(data_dir), "gs://bucket/run", lambda text: None)
-    assert not Path("gs:").exists()
 
 
 def test_stop_is_agreed_upon(monkeypatch: pytest.MonkeyPatch) -> None:

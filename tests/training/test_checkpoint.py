@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 import tiny_runs
 
 from lit_jax import sharding
 from lit_jax.config import DataConfig, InheritConfig, MeshConfig, OptimizerConfig, TrainConfig
+from lit_jax.data.stream import BatchStream
 from lit_jax.models import zoo
 from lit_jax.training import checkpoint
 from lit_jax.training.state import TrainState, create_state
@@ -23,8 +25,10 @@ CONFIG = TrainConfig(seed=3)
 MODEL = zoo.model_config("LiT", **tiny_runs.SIZE)
 
 
-def data() -> Any:
-    return iter(grain.MapDataset.range(100).shuffle(seed=0).repeat().to_iter_dataset())
+def data(**identity: str) -> BatchStream:
+    """Batches of a single number; `identity` is that of the data."""
+    numbers = grain.MapDataset.range(100).shuffle(seed=0).repeat()
+    return BatchStream(numbers, {}, identity)
 
 
 def saved_state(mesh: jax.sharding.Mesh) -> TrainState:
@@ -47,6 +51,7 @@ def abstract(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
 
 def save_three(folder: Path, state: TrainState, position: Any) -> None:
     with checkpoint.open_manager(folder, keep=2, every=1) as manager:
+        next(position)  # so that the position is not the step
         for step in (1, 2, 3):
             next(position)
             assert checkpoint.save(manager, state, position, CONFIG, step)
@@ -74,7 +79,35 @@ def test_eight_devices_to_one_and_to_another_mesh(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(new), np.asarray(old))
             assert new.sharding.is_equivalent_to(want.sharding, new.ndim)
             assert len(new.sharding.device_set) == mesh.size
+        assert resumed.position == 4
         assert [next(resumed) for _ in range(5)] == expected
+
+
+def test_older_checkpoint_goes_on(tmp_path: Path) -> None:
+    """The position used to be the state of a grain iterator, one file per process."""
+    mesh = sharding.make_mesh(MeshConfig())
+    state, position = saved_state(mesh), data()
+    older = iter(grain.MapDataset.range(100).shuffle(seed=0).repeat().to_iter_dataset())
+    for _ in range(7):
+        next(older)
+    meta = checkpoint.circumstances(CONFIG, position) | {"number of processes": 2}
+    with checkpoint.open_manager(tmp_path, keep=2, every=1) as manager:
+        manager.save(
+            5,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(vars(state)),
+                data=grain.checkpoint.CheckpointSave(older),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
+    with checkpoint.open_manager(tmp_path, keep=2, every=1) as manager:
+        checkpoint.restore(manager, abstract(state, mesh), position, CONFIG)
+        assert position.position == 7
+        assert [next(position) for _ in range(5)] == [next(older) for _ in range(5)]
+        assert checkpoint.save(manager, state, position, CONFIG, 6)
+    with checkpoint.open_manager(tmp_path, keep=2, every=1) as manager:
+        checkpoint.restore(manager, abstract(state, mesh), position, CONFIG)
+        assert position.position == 12
 
 
 CHANGED = {
@@ -95,3 +128,8 @@ def test_other_circumstances_are_refused(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match="checkpoint 3 cannot be continued") as error:
                 checkpoint.restore(manager, abstract(state, mesh), data(), config)
             assert message in str(error.value)
+        other = data(**{"data schema sha256": "b"})
+        checkpoint.save(manager, state, data(**{"data schema sha256": "a"}), CONFIG, 4)
+        with pytest.raises(ValueError, match="data schema sha256 'a', now 'b'"):
+            checkpoint.restore(manager, abstract(state, mesh), other, CONFIG)
+        assert other.position == 0

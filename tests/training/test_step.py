@@ -18,7 +18,9 @@ from lit_jax.config import EmaConfig
 from lit_jax.models import zoo
 from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import (
+    LATENT_KEY,
     Task,
+    latents,
     loss_and_metrics,
     mean_gradient,
     noised_example,
@@ -210,3 +212,56 @@ def test_bfloat16_trains_float32_parameters(make_task: MakeTask) -> None:
     full = float(jax.jit(lambda p: loss_and_metrics(exact, p, {}, example)[0])(params))
     difference = abs(float(found[0][1]["loss"]) / full - 1)
     assert 1e-6 < difference < 0.02  # computed in half precision, and yet right
+
+
+def moments_batch() -> dict[str, np.ndarray]:
+    """Means and log-variances of four latents [3, 3, 2]."""
+    moments = np.random.default_rng(1).standard_normal((4, 3, 3, 4)).astype(np.float32)
+    return {"moments": moments, "label": np.arange(4, dtype=np.int32)}
+
+
+def test_latents_are_drawn_from_their_moments(make_task: MakeTask) -> None:
+    task, batch = make_task(start_of=latents(0.5)), moments_batch()
+    repeated = {name: np.repeat(array, 4096, axis=0) for name, array in batch.items()}
+    x_start = np.asarray(noised_example(task, jnp.int32(0), repeated)["x_start"])
+    x_start = x_start.reshape(4, 4096, 3, 3, 2)
+    mean, log_variance = np.split(batch["moments"], 2, axis=-1)
+    np.testing.assert_allclose(x_start.mean(1), 0.5 * mean, atol=0.08)
+    np.testing.assert_allclose(x_start.std(1), 0.5 * np.exp(0.5 * log_variance), rtol=0.06)
+
+
+def test_draw_of_a_latent_is_a_function_of_seed_step_and_row(make_task: MakeTask) -> None:
+    batch = moments_batch()
+
+    def start(seed: int, step: int, rows: int = 4) -> np.ndarray:
+        task = make_task(start_of=latents(1.0), seed=seed)
+        part = {name: array[:rows] for name, array in batch.items()}
+        return np.asarray(noised_example(task, jnp.int32(step), part)["x_start"])
+
+    np.testing.assert_array_equal(start(0, 5), start(0, 5))
+    np.testing.assert_array_equal(start(0, 5, rows=2), start(0, 5)[:2])
+    for other in (start(0, 6), start(1, 5), start(0, 5)[[1, 2, 3, 0]]):
+        assert not np.any(other == start(0, 5))
+
+
+def test_draw_of_a_latent_is_independent_of_the_other_noise(make_task: MakeTask) -> None:
+    """And these do not change: a run on pixels has the noise it always had."""
+    zeros = {"moments": np.zeros((512, 4, 4, 4), np.float32), "label": np.zeros(512, np.int32)}
+    drawn = noised_example(make_task(start_of=latents(1.0)), jnp.int32(2), zeros)
+    flat = [np.asarray(drawn[name]).ravel() for name in ("x_start", "noise")]
+    assert abs(np.corrcoef(*flat)[0, 1]) < 0.03
+    pixels = {"image": np.asarray(drawn["x_start"]), "label": zeros["label"]}
+    assert_bitwise(noised_example(make_task(), jnp.int32(2), pixels), drawn)
+
+
+def test_noise_of_a_step_is_what_it_was(make_task: MakeTask, batch: Any) -> None:
+    """Runs go on with these keys, so they must not change between versions."""
+    key = jax.random.fold_in(jax.random.key(7), 3)
+    keys = jax.random.split(key, 3)
+    example = noised_example(make_task(seed=7), jnp.int32(3), batch)
+    np.testing.assert_array_equal(example["t"], jax.random.randint(keys[0], (8,), 0, 1000))
+    noise = jax.random.normal(keys[1], batch["image"].shape)
+    np.testing.assert_array_equal(example["noise"], noise)
+    np.testing.assert_array_equal(example["x_start"], batch["image"])
+    every = [*keys, jax.random.fold_in(key, LATENT_KEY)]
+    assert len({tuple(jax.random.key_data(k).tolist()) for k in every}) == 4

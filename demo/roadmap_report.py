@@ -1,0 +1,315 @@
+"""Tables, plot and verdicts of `demo/roadmap.py`, from the results of its runs.
+
+A verdict compares two rows over seeds. Runs of one seed share data order and noise, so the
+differences within a seed are taken, and Student's t of their mean; nothing is shown unless it is
+beyond the two-sided 5 % point and the mean is larger than the spread of either row.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import math
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from configs.digits_roadmap import ROWS  # noqa: E402
+from lit_jax import files  # noqa: E402
+from lit_jax.data import pipeline  # noqa: E402
+from lit_jax.evaluation import classifier, images, scores  # noqa: E402
+
+TITLES = {
+    1: "Attention (Table 1), from scratch",
+    2: "Heads (Table 2), from scratch, ReLU + DWC",
+    3: "Inheritance (Table 3), 2 heads",
+    4: "Distillation (Table 4), inherited from 8,000 steps",
+}
+SCORES = ("frechet_distance", "accuracy")
+
+# Two-sided 5 % points of Student's t for 1, 2, ... degrees of freedom (seeds - 1).
+T_POINTS = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a guideline expects: row `better` has the smaller distance, or (`same`) is no worse."""
+
+    guideline: int
+    text: str
+    better: str
+    worse: str
+    same: bool = False
+
+
+CLAIMS = (
+    Claim(1, "the convolution helps ReLU linear attention", "relu_dwc", "relu"),
+    Claim(1, "ReLU + DWC is as good as softmax", "relu_dwc", "softmax", same=True),
+    Claim(1, "ReLU + DWC is as good as focused ReLU", "relu_dwc", "focused_relu", same=True),
+    Claim(1, "GELU features are worse", "focused_relu", "focused_gelu"),
+    Claim(2, "2 heads are as good as 4", "heads2", "heads4", same=True),
+    Claim(2, "1 head is as good as 4", "heads1", "heads4", same=True),
+    Claim(2, "heads of 8 channels are worse", "heads4", "heads8"),
+    Claim(2, "heads of 4 channels are worse", "heads4", "heads16"),
+    Claim(3, "inheritance helps: 1,000 against 500 steps", "source1000", "source500"),
+    Claim(3, "2,000 against 1,000 steps", "source2000", "source1000"),
+    Claim(3, "8,000 against 2,000 steps", "source8000", "source2000"),
+    Claim(3, "EMA is as good as the weights", "source1000", "source1000_model", same=True),
+    *(
+        Claim(4, f"not to inherit {text} is as good", "source8000", row, same=True)
+        for row, text in (
+            ("qkv", "Q, K, V"),
+            ("kv", "K, V"),
+            ("v", "V"),
+            ("q", "Q"),
+            ("o", "O"),
+        )
+    ),
+    Claim(5, "noise distillation helps (λ1 0.5)", "lambda.5_0", "lambda0_0"),
+    Claim(5, "a larger λ1 is better (0.5 against 0.05)", "lambda.5_0", "lambda.05_0"),
+    Claim(5, "variance distillation helps (λ2 0.05)", "lambda.5_.05", "lambda.5_0"),
+    Claim(5, "both together help", "lambda.5_.05", "lambda0_0"),
+    Claim(5, "a better teacher helps", "lambda.1_0", "weak_teacher"),
+)
+
+Values = Mapping[int, float]  # seed -> score
+
+
+def reference_scores(data_dir: Path) -> dict[str, Any]:
+    """What real digits that are not in the reference reach under the same measure."""
+    real, real_labels = pipeline.load_split("digits", data_dir, "train")
+    heldout, heldout_labels = pipeline.load_split("digits", data_dir, "heldout")
+    judge = classifier.train_judge(heldout, heldout_labels)
+    return {
+        "frechet_distance": scores.digit_frechet_distance(real, heldout),
+        "accuracy": classifier.conditional_accuracy(judge, real, real_labels),
+        "sha256": files.sha256_array(real),
+    }
+
+
+def write(out: Path, results: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> None:
+    """report.json, report.md and roadmap.png in `out`."""
+    report = summarise(results, reference)
+    plot(out / "roadmap.png", report)
+    files.write_json(out / "report.json", report)
+    files.write_text(out / "report.md", to_markdown(report))
+
+
+def summarise(results: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything in report.json: the rows with every seed's scores, and the verdicts."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result["row"], []).append(result)
+    rows = {}
+    for name, row in ROWS.items():
+        if runs := found.get(row.same_as or name):
+            spreads = {score: spread({r["seed"]: r[score] for r in runs}) for score in SCORES}
+            rows[name] = {
+                "table": row.table,
+                "label": row.label,
+                "paper": row.paper,
+                "fid": row.fid,
+                "same_as": row.same_as,
+                "steps": runs[0]["request"]["train"]["total_steps"],
+                **spreads,
+                "train_seconds": statistics.mean(r["train_seconds"] for r in runs),
+                "weights_sha256": {str(r["seed"]): r["weights_sha256"] for r in runs},
+            }
+    request = results[0]["request"]
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+        "protocol": request["protocol"],
+        "count": request["count"],
+        "batch_size": request["train"]["batch_size"],
+        "feature_space": "digit-96",
+        "reference": dict(reference),
+        "rows": rows,
+        "verdicts": [
+            verdict(claim, rows) for claim in CLAIMS if {claim.better, claim.worse} <= rows.keys()
+        ],
+    }
+
+
+def spread(values: Values) -> dict[str, Any]:
+    """Values by seed, mean, and the standard deviation over seeds (none for a single one)."""
+    numbers = list(values.values())
+    return {
+        "values": {str(seed): value for seed, value in values.items()},
+        "mean": statistics.mean(numbers),
+        "standard_deviation": statistics.stdev(numbers) if len(numbers) > 1 else None,
+    }
+
+
+def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference `worse - better` in distance within a seed, and what it says."""
+    better, worse = (rows[name]["frechet_distance"] for name in (claim.better, claim.worse))
+    seeds = [seed for seed in better["values"] if seed in worse["values"]]
+    differences = [worse["values"][seed] - better["values"][seed] for seed in seeds]
+    mean = statistics.mean(differences) if seeds else math.nan
+    fids = rows[claim.better]["fid"], rows[claim.worse]["fid"]
+    result = {
+        "guideline": claim.guideline,
+        "claim": claim.text,
+        "better": claim.better,
+        "worse": claim.worse,
+        "difference": mean,
+        "fid_difference": round(fids[1] - fids[0], 2),
+    }
+    if len(seeds) < 2:
+        return result | {"t": None, "verdict": "one seed"}
+    deviation = statistics.stdev(differences)
+    t = mean / (deviation / math.sqrt(len(seeds))) if deviation else math.copysign(math.inf, mean)
+    widest = max(row["standard_deviation"] for row in (better, worse))
+    point = T_POINTS[min(len(seeds) - 1, len(T_POINTS)) - 1]
+    beyond = abs(t) >= point and abs(mean) > widest
+    if claim.same:
+        said = "no difference beyond the spread"
+        if beyond:
+            said = "shown, even better" if mean > 0 else "opposite"
+    else:
+        said = "not shown"
+        if beyond:
+            said = "shown" if mean > 0 else "opposite"
+    return result | {"t": round(t, 1) if math.isfinite(t) else None, "verdict": said}
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report for people: four tables, the verdicts, how it was made."""
+    return "\n".join(
+        [
+            "# The roadmap in miniature",
+            "",
+            *tables(report),
+            "![FDD per row, beside the paper's FID](roadmap.png)",
+            "",
+            "## Verdicts",
+            "",
+            *verdict_table(report),
+            "",
+            "## Protocol",
+            "",
+            *protocol_lines(report),
+            "",
+        ]
+    )
+
+
+def tables(report: Mapping[str, Any]) -> list[str]:
+    """One Markdown table per table of the paper."""
+    lines = []
+    for table, title in TITLES.items():
+        rows = [row for row in report["rows"].values() if row["table"] == table]
+        if not rows:
+            continue
+        steps = " or ".join(f"{steps:,}" for steps in sorted({row["steps"] for row in rows}))
+        lines += [f"### {title}, {steps} steps", ""]
+        lines += [
+            "| row | FDD | accuracy | paper's row | paper's FID |",
+            "|---|---:|---:|---|---:|",
+        ]
+        for row in rows:
+            distance = cell(row["frechet_distance"], 1, 3, "")
+            accuracy = cell(row["accuracy"], 100, 1, " %")
+            fid = f"{row['fid']:.2f}"
+            lines.append(f"| {row['label']} | {distance} | {accuracy} | {row['paper']} | {fid} |")
+        lines.append("")
+    return lines
+
+
+def cell(scores: Mapping[str, Any], factor: float, digits: int, unit: str) -> str:
+    """mean ± standard deviation; the mean alone when there is one seed."""
+    text = f"{factor * scores['mean']:.{digits}f}"
+    if scores["standard_deviation"] is not None:
+        text += f" ± {factor * scores['standard_deviation']:.{digits}f}"
+    return text + unit
+
+
+def verdict_table(report: Mapping[str, Any]) -> list[str]:
+    """Differences in FDD within a seed and what they show."""
+    lines = ["| guideline | claim | difference in FDD | t | verdict | paper, in FID |"]
+    lines.append("|---:|---|---:|---:|---|---:|")
+    for row in report["verdicts"]:
+        t = "" if row["t"] is None else f"{row['t']:+.1f}"
+        lines.append(
+            f"| {row['guideline']} | {row['claim']} | {row['difference']:+.3f} | {t} |"
+            f" {row['verdict']} | {row['fid_difference']:+.2f} |"
+        )
+    return lines
+
+
+def protocol_lines(report: Mapping[str, Any]) -> list[str]:
+    protocol, reference = report["protocol"], report["reference"]
+    seeds = sorted(
+        {s for row in report["rows"].values() for s in row["frechet_distance"]["values"]}
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return [
+        f"- {report['count']} images per run, {protocol['sampler']} in steps {protocol['steps']},"
+        f" guidance {protocol['cfg_scale']:g}; seeds {', '.join(seeds)} of training and sampling;"
+        f" batch {report['batch_size']}",
+        f"- FDD is the Fréchet distance to the training digits in the feature space"
+        f" {report['feature_space']}, lower is better; it is no FID. Held-out real digits have"
+        f" {reference['frechet_distance']:.3f}",
+        "- accuracy is that of a classifier trained on held-out digits; on real training digits it"
+        f" reaches {reference['accuracy']:.1%}",
+        "- difference: mean over seeds of what the other row has more; t: Student's, of the"
+        " differences within a seed; shown: t beyond its two-sided 5 % point and the difference"
+        " larger than the spread of both rows",
+        f"- {report['machine']}; {versions}; {report['date']}",
+    ]
+
+
+def plot(path: Path, report: Mapping[str, Any]) -> None:
+    """A panel per table: FDD of every seed and its mean, the paper's FID on the right axis."""
+    tables = {row["table"] for row in report["rows"].values()}
+    figure = Figure(figsize=(13, 10), dpi=100, facecolor="white", layout="constrained")
+    panels = figure.subplots(2, 2).flat
+    for (table, title), axes in zip(TITLES.items(), panels, strict=True):
+        if table in tables:
+            rows = [row for row in report["rows"].values() if row["table"] == table]
+            panel(axes, title, rows)
+        else:
+            axes.set_axis_off()
+    images.save_figure(path, figure)
+
+
+def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One table. Zero is not on the axes: only the order and the spread can be compared."""
+    ours, theirs = "#0072B2", "#D55E00"
+    places = range(len(rows))
+    means = [row["frechet_distance"]["mean"] for row in rows]
+    spreads = [row["frechet_distance"]["standard_deviation"] or 0.0 for row in rows]
+    for place, row in zip(places, rows, strict=True):
+        values = list(row["frechet_distance"]["values"].values())
+        axes.plot([place - 0.12] * len(values), values, ".", color=ours, alpha=0.45)
+    axes.errorbar(
+        [place - 0.12 for place in places],
+        means,
+        spreads,
+        fmt="o",
+        color=ours,
+        capsize=4,
+        label="FDD, mean and spread (left)",
+    )
+    right = axes.twinx()
+    fids = [row["fid"] for row in rows]
+    right.plot([p + 0.12 for p in places], fids, "D", color=theirs, label="paper, FID (right)")
+    axes.set_title(title, fontsize=11)
+    labels = [row["label"].replace(", λ2", "\nλ2").replace(" + ", "\n+ ") for row in rows]
+    axes.set_xticks(places, labels, fontsize=8, rotation=40, ha="right")
+    axes.set_ylabel("FDD", color=ours)
+    right.set_ylabel("FID-50K", color=theirs)
+    axes.grid(True, axis="y", alpha=0.25)
+    handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
+    axes.legend(handles, [h.get_label() for h in handles], fontsize=8, frameon=False)

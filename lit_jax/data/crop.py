@@ -1,0 +1,43 @@
+"""The centre crop of the ADM and DiT training data, by which FID references were cut as well.
+
+Prafulla Dhariwal and Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis" (2021); DiT uses
+it unchanged. Reference statistics were computed on images cut this way, so every step is kept to
+the last bit: the filters, their order, Python's rounding to even, the integer offsets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from lit_jax.data.image_source import BrokenImage
+
+# Pixels of the enlarged image before it is cut. A strip of 30000 x 2 pixels would need gigabytes.
+MAX_PIXELS = 200_000_000
+
+
+def center_crop(image: Image.Image, size: int) -> np.ndarray:
+    """The central square of an RGB image: uint8 [size, size, 3].
+
+    1. While the shorter side is at least 2 `size`: both sides are halved (floor) with a box filter.
+    2. Bicubic resampling to sides round(side * size / shorter side).
+    3. The central `size` x `size` pixels, offsets rounded down.
+
+    Raises ValueError for another mode than RGB, and BrokenImage (a ValueError) for a strip so
+    narrow that step 2 would need more than MAX_PIXELS.
+    """
+    if image.mode != "RGB":
+        raise ValueError(f"an image of mode {image.mode}; convert it to RGB first")
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), resample=Image.Resampling.BOX)
+    scale = size / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    if width * height > MAX_PIXELS:
+        raise BrokenImage(
+            f"{image.width} x {image.height} pixels are too narrow for {size} x {size}: the"
+            f" enlarged image would have {width} x {height}"
+        )
+    # Cut in numpy: PIL would resample a box of the image with other rounding.
+    image_HxWx3 = np.asarray(image.resize((width, height), resample=Image.Resampling.BICUBIC))
+    top, left = (height - size) // 2, (width - size) // 2
+    return image_HxWx3[top : top + size, left : left + size]

@@ -1,0 +1,99 @@
+"""What every source of images offers, and how bytes become an RGB image."""
+
+from __future__ import annotations
+
+import abc
+import errno
+import io
+import os
+import re
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+
+class BrokenImage(ValueError):
+    """An image that cannot be used. The message says why in words that are the same in every run:
+    they end up in a file that must not depend on the run."""
+
+
+class ImageSource(abc.ABC):
+    """Images in a fixed order, with random access; safe to be used by several threads.
+
+    `classes` are the names that labels count; empty without labels. `captions` says whether images
+    come with a text. Nothing but what the methods are asked for is read.
+    """
+
+    classes: tuple[str, ...] = ()
+    captions: bool = False
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def name(self, index: int) -> str:
+        """What image `index` is called in lists: a relative path, or the name in its data set."""
+
+    @abc.abstractmethod
+    def encoded(self, index: int) -> bytes:
+        """The image file. Raises BrokenImage when it cannot be read."""
+
+    @abc.abstractmethod
+    def label(self, index: int) -> int | None:
+        """The class, 0 .. len(classes) - 1; None without classes. Raises BrokenImage when this
+        image has none."""
+
+    @abc.abstractmethod
+    def caption(self, index: int) -> str | None:
+        """The caption; None without captions. Raises BrokenImage when this image has none."""
+
+    @abc.abstractmethod
+    def listing_sha256(self) -> str:
+        """Hash of what there is to read: names, order and sizes, not the pixels."""
+
+    def load(self, index: int) -> Image.Image:
+        """The image, in RGB. Raises BrokenImage when it cannot be decoded."""
+        return decode_rgb(self.encoded(index))
+
+
+def decode_rgb(encoded: bytes) -> Image.Image:
+    """An image file as an RGB image, the way torchvision's ImageFolder (and so DiT) reads it.
+
+    That is Pillow's `convert("RGB")` of the first frame: transparency is dropped, not blended;
+    16-bit and float greys are cut off at 255, not scaled; the orientation of EXIF is ignored.
+    Raises BrokenImage with the reason.
+    """
+    if not encoded:
+        raise BrokenImage("the file is empty")
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return image.convert("RGB")
+    except MemoryError:
+        raise  # this machine's trouble, not the image's
+    except Exception as error:  # decoders raise nearly anything for damaged files
+        raise BrokenImage(reason(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """Why an image was given up, free of what changes between runs: addresses and paths."""
+    if isinstance(error, BrokenImage):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or of an unknown format"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    line: Any = (str(error).splitlines() or [""])[0]
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{type(error).__name__}: {line}")
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a regular file. Raises BrokenImage when it is none or cannot be read."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise BrokenImage("not a regular file")  # a pipe would wait for ever
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+            raise  # this machine's trouble, not the image's
+        raise BrokenImage(reason(error)) from error

@@ -1,0 +1,153 @@
+"""Writes latents as ArrayRecord files of a TFDS data set, file by file, and its description.
+
+The same examples give the same bytes, so that an interrupted job can be continued, and its output
+compared, file by file. TensorFlow is not needed: TFDS serialises without it.
+
+Letters: M the image and its mirror image (2, or 1 without mirrors), h x w latent pixels, L latent
+channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+from lit_jax.data.schema import DATASET_NAME, DATASET_VERSION, LatentSchema, dataset_folder
+from lit_jax.files import atomic_path
+
+SUFFIX = "array_record"
+
+# Every record can be read on its own, as TFDS writes them.
+_OPTIONS = "group_size:1"
+
+# What an empty file takes, and protobuf fields and the index per example: for the estimate only.
+_BYTES_PER_FILE, _BYTES_PER_EXAMPLE = 131_072, 256
+
+
+@dataclass(frozen=True)
+class LatentExample:
+    """One image: moments [M, h, w, 2 L] as `schema` describes them, and what belongs to it."""
+
+    name: str
+    moments_Mxhxwx2L: np.ndarray
+    label: int | None = None
+    caption: str | None = None
+
+
+def latent_features(schema: LatentSchema) -> tfds.features.FeaturesDict:
+    """The features of an example, for TFDS. Moments are raw little-endian bytes of their dtype."""
+    features: dict[str, tfds.features.FeatureConnector] = {
+        "name": tfds.features.Text(),
+        "moments": tfds.features.Tensor(
+            shape=schema.moments_shape, dtype=np.dtype(schema.dtype), encoding="bytes"
+        ),
+    }
+    if schema.classes:
+        features["label"] = tfds.features.ClassLabel(names=list(schema.classes))
+    if schema.captions:
+        features["caption"] = tfds.features.Text()
+    return tfds.features.FeaturesDict(features)
+
+
+def record_file(folder: Path, schema: LatentSchema, shard: int, num_shards: int) -> Path:
+    """Where records of shard `shard` lie."""
+    return Path(
+        str(_template(folder, schema).sharded_filepath(shard_index=shard, num_shards=num_shards))
+    )
+
+
+def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExample]) -> int:
+    """Writes one file, which appears when it is whole, and returns the number of examples.
+
+    Raises ValueError for moments that are not finite or do not fit into the dtype of the schema,
+    OSError when the file cannot be written.
+    """
+    features = latent_features(schema)
+    serializer = ExampleSerializer(features.get_serialized_info())
+    count = 0
+    with atomic_path(path) as temporary:
+        try:
+            writer = ArrayRecordWriter(str(temporary), _OPTIONS)
+            for example in examples:
+                encoded = features.encode_example(_fields(example, schema))
+                # Maps of protobuf have no order of their own.
+                record = serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
+                writer.write(record)
+                count += 1
+            writer.close()
+        except RuntimeError as error:  # how ArrayRecord reports a full disk
+            raise OSError(f"{path} could not be written: {error}") from error
+    return count
+
+
+def write_metadata(
+    folder: Path, schema: LatentSchema, counts: Sequence[int], num_bytes: int
+) -> None:
+    """Completes the TFDS data set in a folder of latents: `counts` examples per file."""
+    data_dir = dataset_folder(folder)
+    identity = tfds.core.dataset_info.DatasetIdentity(
+        name=DATASET_NAME,
+        version=tfds.core.Version(DATASET_VERSION),
+        data_dir=str(data_dir),
+        module_name="",
+    )
+    info = tfds.core.DatasetInfo(builder=identity, features=latent_features(schema))
+    info.set_file_format(SUFFIX)
+    split = tfds.core.SplitInfo(
+        name=schema.split,
+        shard_lengths=list(counts),
+        num_bytes=num_bytes,
+        filename_template=_template(folder, schema),
+    )
+    info.set_splits(tfds.core.splits.SplitDict([split]))
+    info.write_to_directory(str(data_dir))
+
+
+def estimated_bytes(schema: LatentSchema, images: int, files: int) -> int:
+    """Disk space of so many examples in so many files, before compression."""
+    moments = int(np.prod(schema.moments_shape)) * np.dtype(schema.dtype).itemsize
+    return images * (moments + _BYTES_PER_EXAMPLE) + files * _BYTES_PER_FILE
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that killed writers left in a folder of latents. Only while
+    nobody writes into it."""
+    for directory in (folder, dataset_folder(folder)):
+        for path in directory.glob(".*.tmp"):
+            path.unlink()
+
+
+def _template(folder: Path, schema: LatentSchema) -> tfds.core.ShardedFileTemplate:
+    return tfds.core.ShardedFileTemplate(
+        data_dir=os.fspath(dataset_folder(folder)),
+        dataset_name=DATASET_NAME,
+        split=schema.split,
+        filetype_suffix=SUFFIX,
+    )
+
+
+def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
+    moments = example.moments_Mxhxwx2L
+    if not np.isfinite(moments).all():
+        raise ValueError(
+            f"the moments of {example.name} are not finite; check the weights of the VAE"
+        )
+    largest = float(np.abs(moments).max())
+    if largest > float(np.finfo(schema.dtype).max):
+        raise ValueError(
+            f"the moments of {example.name} reach {largest:.4g}, more than {schema.dtype} can"
+            " hold; set dtype to float32 and encode into another folder"
+        )
+    fields: dict[str, object] = {"name": example.name, "moments": moments.astype(schema.dtype)}
+    if schema.classes:
+        fields["label"] = example.label
+    if schema.captions:
+        fields["caption"] = example.caption
+    return fields

@@ -1,0 +1,129 @@
+"""Training batches as an endless stream with a position, in the process or from worker processes.
+
+The position is one integer: how many global batches were taken. It says nothing about hosts,
+worker processes or threads, so a stream may be continued on any number of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+
+Batch = dict[str, np.ndarray]
+Arrays = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+"""Name -> shape and dtype."""
+
+# Batches read ahead, and threads that read them: in the process, and in each worker process, whose
+# batches also wait in shared memory. Grain's default (500 elements, here batches) is meant for
+# single records; the order of the batches does not depend on any of these numbers.
+_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=16)
+_READ_IN_WORKER = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
+_BATCHES_PER_WORKER = 2
+
+
+class BatchStream(Iterator[Batch]):
+    """This host's rows of global batch `position`, `position` + 1, ... without end.
+
+    `batches` is the endless global stream cut into pieces of one host's size: host h of n reads
+    the pieces h, h + n, h + 2 n, ... `arrays` are those of a global batch, known before anything is
+    read; `identity` says which data it is and must not change in the middle of a run.
+
+    With `workers` processes the same batches come in the same order. Nothing is read and no process
+    is started before the first batch is asked for. `close` ends the processes; the next batch
+    would start them again.
+    """
+
+    def __init__(
+        self,
+        batches: grain.MapDataset[Batch],
+        arrays: Arrays,
+        identity: Mapping[str, str],
+        *,
+        shard_index: int = 0,
+        shard_count: int = 1,
+        workers: int = 0,
+    ) -> None:
+        self.arrays = arrays
+        self.identity = identity
+        self._batches = batches
+        self._shard = shard_index, shard_count
+        self._workers = workers
+        self._position = 0
+        self._reader: Any = None
+
+    @property
+    def position(self) -> int:
+        """Global batches taken so far."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Makes global batch `position` (0-based) the next one. Costs nothing: no batch is read to
+        get there. Raises ValueError below 0."""
+        if position < 0:
+            raise ValueError(f"data position is {position}; it must be at least 0")
+        self.close()
+        self._position = position
+
+    def __next__(self) -> Batch:
+        if self._reader is None:
+            with _signals_left_to_the_job():
+                self._reader = iter(self._from_here())
+                batch: Batch = next(self._reader)
+        else:
+            batch = next(self._reader)
+        self._position += 1
+        return batch
+
+    def close(self) -> None:
+        """Ends threads and worker processes, and waits for them."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _from_here(self) -> grain.IterDataset[Batch]:
+        index, count = self._shard
+        mine = self._batches[self._position * count + index :: count]
+        if not self._workers:
+            return mine.to_iter_dataset(_READ)
+        if not flags.FLAGS.is_parsed():  # grain asks flags of its own, and takes no default
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(self._workers, _BATCHES_PER_WORKER)
+        return mine.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, _start_worker)
+
+
+@contextlib.contextmanager
+def _signals_left_to_the_job() -> Iterator[None]:
+    """Processes that start inside ignore Ctrl-C and SIGTERM, which a terminal or a scheduler sends
+    to all: the job takes its last step and its checkpoint first, and needs batches to get there.
+
+    A process inherits the signals its parent blocks. The tracker of shared memory, which Python
+    starts with the first worker, would unblock them; so it is started before.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(index: int, count: int) -> None:
+    """First act of a worker process: whatever happens to its parent, it must not stay behind."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

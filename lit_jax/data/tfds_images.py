@@ -1,0 +1,136 @@
+"""Images of a prepared TFDS data set, read without TensorFlow and without the code that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tensorflow_datasets.proto import tf_example_pb2
+
+from lit_jax.config import SourceConfig, unknown_name
+from lit_jax.data.image_source import BrokenImage, ImageSource
+
+INFO = "dataset_info.json"
+IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
+OTHER_FILES = 512
+
+
+class TfdsImages(ImageSource):
+    """A split of a TFDS data set with a feature "image". A feature "label" of kind ClassLabel gives
+    labels, "file_name" the names; without it an image is called `split/000123`."""
+
+    def __init__(self, config: SourceConfig) -> None:
+        """Raises ValueError when the data set is not prepared, has no such split or no images, or
+        is not stored as ArrayRecord."""
+        folder = prepared_folder(Path(config.path).expanduser(), config.name)
+        builder = tfds.builder_from_directory(str(folder))
+        if config.split not in builder.info.splits:
+            raise unknown_name(f"split of {folder}", config.split, builder.info.splits)
+        features = dict(builder.info.features.items())
+        if not isinstance(features.get(IMAGE), tfds.features.Image):
+            raise ValueError(
+                f"{folder} has no feature {IMAGE!r} with encoded images; it has"
+                f" {', '.join(sorted(features))}"
+            )
+        formats = {form.value for form in builder.info.available_file_formats()}
+        if "array_record" not in formats:
+            raise ValueError(
+                f"{folder} is stored as {', '.join(sorted(formats))}, which only TensorFlow reads;"
+                f" convert it once: tfds convert_format --dataset_version_dir={folder}"
+                " --out_file_format=array_record --out_dir=OTHER_FOLDER"
+            )
+        # The data set may be stored in a second format beside this one.
+        stored = tfds.builder_from_directory(str(folder), file_format="array_record").info
+        self._info = stored.splits[config.split]
+        self._named = isinstance(features.get(FILE_NAME), tfds.features.Text)
+        if isinstance(features.get(LABEL), tfds.features.ClassLabel):
+            self.classes = tuple(features[LABEL].names)
+        allow_open_files(len(self._info.filepaths))
+        self._records = ArrayRecordDataSource(self._info.file_instructions)
+        self._last = threading.local()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def name(self, index: int) -> str:
+        if not self._named:
+            return f"{self._info.name}/{index:06d}"
+        name: bytes = self._record(index)[FILE_NAME].bytes_list.value[0]
+        return name.decode("utf-8", "backslashreplace")
+
+    def encoded(self, index: int) -> bytes:
+        encoded: bytes = self._record(index)[IMAGE].bytes_list.value[0]
+        return encoded
+
+    def label(self, index: int) -> int | None:
+        if not self.classes:
+            return None
+        label = int(self._record(index)[LABEL].int64_list.value[0])
+        if not 0 <= label < len(self.classes):
+            raise BrokenImage(f"label {label} is not in 0..{len(self.classes) - 1}")
+        return label
+
+    def caption(self, index: int) -> str | None:
+        return None
+
+    def listing_sha256(self) -> str:
+        digest = hashlib.sha256()
+        lengths = self._info.shard_lengths
+        for path, length in zip(sorted(self._info.filepaths), lengths, strict=True):
+            file = Path(path)
+            digest.update(f"{file.name}\0{length}\0{file.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+    def _record(self, index: int) -> Mapping[str, Any]:
+        """The features of record `index`, as they are stored; kept until this thread asks for
+        another, since name, label and image are asked for one after the other."""
+        if getattr(self._last, "index", None) != index:
+            try:
+                record = tf_example_pb2.Example.FromString(self._records[index])
+            except (DecodeError, IndexError, RuntimeError, ValueError) as error:
+                raise BrokenImage("the record is damaged") from error
+            self._last.record, self._last.index = record.features.feature, index
+        features: Mapping[str, Any] = self._last.record
+        return features
+
+
+def allow_open_files(count: int) -> None:
+    """Every file of a data set stays open once it was read from; the usual limit of a process is
+    1024, and ImageNet comes in as many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + OTHER_FILES
+    if soft < needed:
+        room = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, room), hard))
+
+
+def prepared_folder(data_dir: Path, name: str) -> Path:
+    """The folder with the files of data set `name` under `data_dir`, newest version; `name` may go
+    on with "/config" and "/version", and be empty when `data_dir` is that folder.
+
+    Raises ValueError, with what there is, when nothing is prepared there.
+    """
+    folder = data_dir / name
+    if not folder.is_dir():
+        raise ValueError(
+            f"{folder} is missing; prepare the data set there first: tfds build {name or 'NAME'}"
+            f" --data_dir={data_dir} --file_format=array_record"
+        )
+    if (folder / INFO).is_file():
+        return folder
+    inside = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    versions = [text for text in inside if (folder / text / INFO).is_file()]
+    if not versions:
+        found = f"; it holds {', '.join(inside[:5])}" if inside else ""
+        raise ValueError(
+            f"{folder} holds no prepared data set (no {INFO}){found}; set source.name to"
+            " NAME, NAME/CONFIG or NAME/CONFIG/VERSION"
+        )
+    return folder / max(versions, key=lambda text: tfds.core.Version(text).tuple)

@@ -1,0 +1,122 @@
+"""Arrays in npz files, of images above all, without reading whole files into memory.
+
+Letters: N images, B images of one reading, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib import format as npy
+
+from lit_jax import files
+from lit_jax.evaluation.image_sets import check_array, colour
+
+_PIECE = 1 << 24  # bytes skipped at a time in a compressed stream
+
+
+class NpzImages:
+    """`arr_0` of an npz in the layout of the ADM suite: uint8 [N, H, W, 1 or 3].
+
+    A stored array is mapped into memory; a compressed one is decompressed as it is read, again from
+    the start when an earlier image is asked for. Raises ValueError for anything but such an array.
+    """
+
+    lossy = 0
+
+    def __init__(self, path: Path, key: str = "arr_0") -> None:
+        self.name = str(path)
+        self._path, self._member = path, f"{key}.npy"
+        with open_npz(path) as archive:
+            if self._member not in archive.namelist():
+                raise ValueError(f"{path} has no {key}; it holds {array_names(archive)}")
+            info = archive.getinfo(self._member)
+            with archive.open(info) as stream:
+                shape, fortran, dtype = _npy_header(stream, path)
+                header = stream.tell()
+        check_array(f"{key} of {path}", shape, dtype)
+        if fortran:
+            raise ValueError(f"{key} of {path} is in Fortran order; save it in C order")
+        self.count, height, width, self.channels = shape
+        self.size = (height, width)
+        self._image_bytes = height * width * self.channels
+        self._header = header
+        self._map: np.ndarray | None = None
+        if info.compress_type == zipfile.ZIP_STORED:
+            start = _data_offset(path, info) + header
+            if path.stat().st_size < start + self.count * self._image_bytes:
+                raise ValueError(f"{path} is cut short; copy it again")
+            self._map = np.memmap(path, np.uint8, "r", offset=start, shape=shape)
+        self._stream: IO[bytes] | None = None
+        self._position = 0
+
+    def read(self, first: int, last: int) -> np.ndarray:
+        if self._map is not None:
+            return colour(np.array(self._map[first:last]))
+        stream = self._stream_at(first)
+        wanted = (last - first) * self._image_bytes
+        try:
+            data = stream.read(wanted)
+        except (zipfile.BadZipFile, OSError, EOFError) as error:
+            raise ValueError(f"{self._path} is damaged: {error}") from error
+        if len(data) < wanted:
+            raise ValueError(f"{self._path} is cut short; copy it again")
+        self._position = last
+        images = np.frombuffer(data, np.uint8).reshape(last - first, *self.size, self.channels)
+        return colour(images)
+
+    def _stream_at(self, index: int) -> IO[bytes]:
+        """The decompressed array from image `index` on."""
+        if self._stream is None or index < self._position:
+            self._stream = open_npz(self._path).open(self._member)
+            self._position = 0
+            self._stream.read(self._header)
+        rest = (index - self._position) * self._image_bytes
+        while rest:
+            skipped = len(self._stream.read(min(rest, _PIECE)))
+            if not skipped:
+                raise ValueError(f"{self._path} is cut short; copy it again")
+            rest -= skipped
+        self._position = index
+        return self._stream
+
+    def where(self, index: int) -> str:
+        return f"image {index} of {self.name}"
+
+    def fingerprint(self) -> str:
+        return files.sha256_file(self._path)
+
+
+def open_npz(path: Path) -> zipfile.ZipFile:
+    """The archive behind an npz; ValueError when it is none."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist")
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is no npz file, or cut short: {error}") from error
+
+
+def array_names(archive: zipfile.ZipFile) -> list[str]:
+    """The arrays of an npz."""
+    return sorted(name.removesuffix(".npy") for name in archive.namelist())
+
+
+def _npy_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = npy.read_magic(stream)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        return read(stream)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a member begin: behind its local header of 30 bytes, name and extras."""
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)
+        lengths = np.frombuffer(file.read(4), "<u2")
+    return info.header_offset + 30 + int(lengths.sum())

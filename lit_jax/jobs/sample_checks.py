@@ -1,0 +1,264 @@
+"""What the sample job refuses before it compiles or writes anything, and the request that an
+output folder belongs to."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lit_jax.config import AutoencoderConfig, DiTConfig, architecture, from_mapping, unknown_name
+from lit_jax.diffusion.guidance import GUIDED_CHANNELS
+from lit_jax.diffusion.samplers import SAMPLERS
+from lit_jax.jobs.drawing import PIXEL_CHANNELS, Protocol
+from lit_jax.jobs.labels import LABEL_POLICIES
+from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, RECORD, REQUEST, Shards
+from lit_jax.weights import folder
+from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
+
+DTYPES = ("float32", "bfloat16")
+
+# Entries of a request that are for people: the same weights may lie in another folder.
+INFORMATION = ("model", "vae.id")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a call of the job asks for."""
+
+    model: str
+    out: Path
+    num_samples: int
+    protocol: Protocol
+    labels: tuple[int, ...]
+    label_policy: str
+    vae: str
+    save_latents: bool
+    dtype: str
+    shard_size: int
+    batch_size: int
+    decode_batch_size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the checks have established. `shapes`: arrays to be kept -> shape of one image."""
+
+    order: Order
+    config: DiTConfig
+    vae: VaeIdentity | None
+    vae_named_by_model: bool
+    shards: Shards
+    shapes: dict[str, tuple[int, ...]]
+
+
+def check_order(order: Order) -> Plan:
+    """All that can be refused without touching a device."""
+    config = folder.read_dit_config(order.model)
+    check(config, order.protocol, order.labels, order.num_samples, order.batch_size)
+    if order.shard_size < 1 or order.decode_batch_size < 1:
+        raise ValueError(
+            f"shard_size {order.shard_size} and decode_batch_size {order.decode_batch_size} must"
+            " be at least 1"
+        )
+    if order.dtype not in DTYPES:
+        raise unknown_name("dtype", order.dtype, DTYPES)
+    check_labels(config, order)
+    if order.out.exists() and not order.out.is_dir():
+        raise ValueError(f"{order.out} is a file; --out is a folder")
+    check_kept(order.out)
+    folder.require_weights(order.model)
+
+    named = recorded_vae(order.model)
+    latents = named is not None or config.in_channels not in PIXEL_CHANNELS
+    vae: VaeIdentity | None = None
+    shapes: dict[str, tuple[int, ...]] = {"images": (*config.image_size, config.in_channels)}
+    if latents:
+        vae, shapes = check_vae(config, order, named)
+    elif order.vae or order.save_latents:
+        flag = f"--vae {order.vae}" if order.vae else "--save_latents"
+        raise ValueError(
+            f"{flag} is given, but {order.model} is a model of pixels ({config.in_channels}"
+            " channels); leave it out"
+        )
+    config = dataclasses.replace(config, dtype=order.dtype)
+    shards = Shards(order.out, order.num_samples, min(order.shard_size, order.num_samples))
+    return Plan(order, config, vae, named is not None, shards, shapes)
+
+
+def check(
+    config: DiTConfig,
+    protocol: Protocol,
+    labels: tuple[int, ...],
+    num_samples: int,
+    batch_size: int,
+) -> None:
+    """Refuses what cannot be sampled, with the values and the remedy."""
+    if protocol.sampler not in SAMPLERS:
+        raise unknown_name("sampler", protocol.sampler, SAMPLERS)
+    if protocol.cfg_channels not in GUIDED_CHANNELS:
+        raise unknown_name("guidance channels", protocol.cfg_channels, GUIDED_CHANNELS)
+    if num_samples < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
+        )
+    if not 0 <= protocol.seed < 2**32:
+        raise ValueError(f"seed {protocol.seed} is not in 0..{2**32 - 1}")
+    if labels and not config.num_classes:
+        raise ValueError("--labels are given, but the model is unconditional")
+    if wrong := [label for label in labels if not 0 <= label < config.num_classes]:
+        raise ValueError(f"labels {wrong} are not in 0..{config.num_classes - 1}")
+    if protocol.cfg_scale != 1.0 and config.null_label is None:
+        raise ValueError(
+            f"guidance {protocol.cfg_scale} needs a null class, which this model"
+            " was not trained with; use --cfg_scale 1"
+        )
+    protocol.function_evaluations()
+
+
+def check_labels(config: DiTConfig, order: Order) -> None:
+    """The policy must exist, and have a say."""
+    policy = order.label_policy
+    if policy not in LABEL_POLICIES:
+        raise unknown_name("label policy", policy, LABEL_POLICIES)
+    if policy != "balanced" and not config.num_classes:
+        raise ValueError(f"--label_policy {policy} is given, but the model is unconditional")
+    if policy != "balanced" and order.labels:
+        raise ValueError(
+            f"--labels are repeated in their order, which --label_policy {policy} contradicts;"
+            " give one of the two"
+        )
+
+
+def recorded_vae(model: str | Path) -> VaeIdentity | None:
+    """The VAE whose latents a model was trained on, as the `config.json` of its folder says."""
+    path = Path(model) / folder.CONFIG
+    content = json.loads(path.read_text())
+    if content.get("vae") is None:
+        return None
+    return from_mapping(VaeIdentity, content["vae"], f'"vae" of {path}')
+
+
+def check_vae(
+    config: DiTConfig, order: Order, named: VaeIdentity | None
+) -> tuple[VaeIdentity | None, dict[str, tuple[int, ...]]]:
+    """The VAE that turns the model's latents into images, and what is kept of each image."""
+    latent_shape = (*config.image_size, config.in_channels)
+    shapes: dict[str, tuple[int, ...]] = {"latents": latent_shape} if order.save_latents else {}
+    if not order.vae:
+        if order.save_latents:
+            return None, shapes
+        wanted = f" {named.id} (sha256 {named.sha256[:12]})" if named else ""
+        raise ValueError(
+            f"{order.model} is a model of latents ({config.in_channels} channels): give the folder"
+            f" of its VAE{wanted} with --vae, or --save_latents to get the latents"
+        )
+    vae_config = folder.read_config(order.vae)
+    if not isinstance(vae_config, AutoencoderConfig):
+        raise ValueError(f"{order.vae} holds a {vae_config.family}; --vae needs an AutoencoderKL")
+    if vae_config.latent_channels != config.in_channels:
+        raise ValueError(
+            f"the VAE {order.vae} has latents of {vae_config.latent_channels} channels,"
+            f" {order.model} makes {config.in_channels}; give the VAE it was trained with"
+        )
+    if vae_config.out_channels not in PIXEL_CHANNELS:
+        raise ValueError(
+            f"the VAE {order.vae} makes images of {vae_config.out_channels} channels; 1 or 3 can"
+            " be written"
+        )
+    identity = vae_identity(order.vae)
+    if named is not None:
+        named.require_same(identity, f"the latents of {order.model}", f"--vae {order.vae}")
+    height, width = (side * vae_config.downsampling for side in config.image_size)
+    return identity, {"images": (height, width, vae_config.out_channels)} | shapes
+
+
+# --- the request an output belongs to ---
+
+
+def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
+    """Everything that defines the files of the output; shard size included, because shards of two
+    sizes do not fit together."""
+    order = plan.order
+    request = {
+        "model": order.model,
+        "weights_sha256": weights_sha256,
+        "architecture": architecture(plan.config),
+        "protocol": dataclasses.asdict(order.protocol),
+        "count": order.num_samples,
+        "label_policy": order.label_policy if plan.config.num_classes else None,
+        "labels": order.labels or None,
+        "vae": None if plan.vae is None else dataclasses.asdict(plan.vae),
+        "dtype": order.dtype,
+        "save_latents": order.save_latents,
+        "shard_size": plan.shards.size,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(request))
+    return plain
+
+
+def check_kept(out: Path) -> None:
+    """Refuses samples that no request explains: they must not be overwritten."""
+    names = (RECORD, *ARRAYS.values(), GRID, FOLDER)
+    if not (out / REQUEST).exists() and any((out / name).exists() for name in names):
+        raise ValueError(f"{out} already holds samples; choose another --out or remove it")
+
+
+def check_same_request(out: Path, request: Mapping[str, Any]) -> None:
+    """Refuses to go on with the output of another request, naming what differs."""
+    path = out / REQUEST
+    if not path.exists():
+        return
+    try:
+        stored = _flat(json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
+    asked = _flat(request)
+    differing = [
+        f"{name} is {_short(stored.get(name))}, asked for is {_short(asked.get(name))}"
+        for name in sorted(stored.keys() | asked.keys())
+        if stored.get(name) != asked.get(name) and name not in INFORMATION
+    ]
+    if differing:
+        raise ValueError(
+            f"{out} belongs to another request: {'; '.join(differing)}; choose another --out, or"
+            " remove it to draw again"
+        )
+
+
+def check_space(plan: Plan) -> None:
+    """There must be room for the shards that are missing, and for what they are merged into."""
+    shards = plan.shards
+    per_image = sum(
+        math.prod(shape) * (4 if name == "latents" else 1) for name, shape in plan.shapes.items()
+    )
+    missing = sum(stop - start for start, stop in map(shards.span, shards.pending()))
+    needed = (missing + shards.count) * per_image
+    place = next(path for path in (shards.out, *shards.out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(
+            f"{shards.out} needs {needed / 1e9:.3g} GB for {shards.count} images (in shards, and"
+            f" merged), {free / 1e9:.3g} GB are free; make room or choose another --out"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; the same "a" without entries is no entry."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from lit_jax.data.schema import (
+    LatentSchema,
+    dataset_folder,
+    is_latent_folder,
+    read_schema,
+    write_schema,
+)
+
+SCHEMA = LatentSchema(
+    vae={"id": "x", "sha256": "0" * 64, "scaling_factor": 0.2, "downsampling": 8},
+    dtype="float16",
+    precision="highest",
+    resolution=256,
+    latent_shape=(32, 32, 4),
+    mirrors=True,
+    count=7,
+    skipped=1,
+    classes=("a", "b"),
+    captions=False,
+    source={"kind": "class_folders", "path": "images", "split": "validation", "sha256": "1" * 64},
+)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    write_schema(tmp_path, SCHEMA)
+    assert read_schema(tmp_path) == SCHEMA
+    assert [path.name for path in tmp_path.iterdir()] == ["schema.json"]
+    assert is_latent_folder(tmp_path) and dataset_folder(tmp_path).name == "1.0.0"
+
+
+def test_shapes_and_split() -> None:
+    assert SCHEMA.moments_shape == (2, 32, 32, 8)
+    assert dataclasses.replace(SCHEMA, mirrors=False).moments_shape == (1, 32, 32, 8)
+    assert SCHEMA.split == "validation"
+
+
+def test_refuses_what_is_no_schema(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no latents: it has no schema.json"):
+        read_schema(tmp_path)
+    assert not is_latent_folder(tmp_path)
+    (tmp_path / "request.json").write_text("{}")
+    with pytest.raises(ValueError, match="are not complete; run the same encode command again"):
+        read_schema(tmp_path)
+    assert is_latent_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "has version 2, this program reads 1; encode the images again"),
+        ({"colour": 1}, "unknown key of .*schema.json 'colour'"),
+        ({"count": "7"}, r"schema.json.count is '7' \(str\); it must be int"),
+        ({"dtype": None}, "schema.json.dtype is None"),
+    ],
+)
+def test_refuses_other_content(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    content = dataclasses.asdict(SCHEMA) | change
+    (tmp_path / "schema.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        read_schema(tmp_path)
+
+
+def test_every_field_is_needed(tmp_path: Path) -> None:
+    for name in dataclasses.asdict(SCHEMA):
+        content = dataclasses.asdict(SCHEMA)
+        del content[name]
+        (tmp_path / "schema.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=f"lacks {name}|is not the schema"):
+            read_schema(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "{}"])
+def test_refuses_damaged_files(tmp_path: Path, text: str) -> None:
+    (tmp_path / "schema.json").write_text(text)
+    with pytest.raises(ValueError, match="is not JSON|is not the schema"):
+        read_schema(tmp_path)

@@ -1,0 +1,90 @@
+"""The encode job as real processes: killed, on several hosts, and on other numbers of devices."""
+
+from __future__ import annotations
+
+import functools
+import socket
+from pathlib import Path
+
+import encode_cases
+import numpy as np
+import pytest
+import tiny_runs
+from encode_cases import SIZE, config_for, stored
+from kills import contents, survives_kills
+
+from lit_jax.data.schema import read_schema
+from lit_jax.jobs.encode import encode
+
+SEED = 20
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode_cases.save_vae(tmp_path_factory.mktemp("vae") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty images, three of them broken: the last one is a shard (of 2) without examples."""
+    root = encode_cases.save_images(tmp_path_factory.mktemp("images") / "train", count=27)
+    for name in ("class0/000a.png", "class1/013a.png", "class2/999.png"):
+        (root / name).write_bytes(b"broken")
+    (root / "class2/998.png").write_bytes(b"")
+    return root
+
+
+def command(vae: Path, images: Path, out: Path) -> list[str]:
+    settings = {
+        "vae": vae,
+        "source.path": images,
+        "resolution": SIZE,
+        "shard_size": 2,
+        "device_batch_size": 2,
+        "workers": 2,
+        "max_skipped_fraction": 0.2,
+    }
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    return ["encode", "--config=configs/encode_folder.py:classes", f"--out={out}", *flags]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory, vae: Path, images: Path) -> Path:
+    out = tmp_path_factory.mktemp("one") / "latents"
+    output = tiny_runs.run(command(vae, images, out))
+    assert "16 shards, 16 to do" in output and "27 images" in output and "ETA" in output
+    return out
+
+
+def test_killed_at_any_moment(vae: Path, images: Path, tmp_path: Path) -> None:
+    config = config_for(vae, images, shard_size=2, max_skipped_fraction=0.2)
+    job = functools.partial(encode, config)
+    assert survives_kills(job, tmp_path, kills=8, seed=SEED) >= 8
+
+
+def test_two_hosts_equal_one(one_process: Path, vae: Path, images: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    cluster = {"LIT_JAX_DISTRIBUTED": "1", "JAX_COORDINATOR_ADDRESS": address}
+    arguments = command(vae, images, tmp_path / "two")
+    programs = [
+        tiny_runs.start(arguments, **cluster, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        for index in range(2)
+    ]
+    outputs = [tiny_runs.finish(program) for program in programs]
+    # Each does half of the shards; only the first one speaks of it.
+    assert "image 16/16 of this host" in outputs[0]
+    assert "of this host" not in outputs[1] and "wrote" not in outputs[1]
+    assert contents(tmp_path / "two") == contents(one_process)
+
+
+def test_one_device_equals_eight(
+    one_process: Path, vae: Path, images: Path, tmp_path: Path
+) -> None:
+    config = config_for(vae, images, shard_size=2, max_skipped_fraction=0.2)
+    encode(config, tmp_path / "eight", lambda _: None)
+    assert read_schema(tmp_path / "eight") == read_schema(one_process)
+    for found, wanted in zip(stored(tmp_path / "eight"), stored(one_process), strict=True):
+        assert (found["name"], found["label"]) == (wanted["name"], wanted["label"])
+        np.testing.assert_allclose(found["moments"], wanted["moments"], rtol=1e-5, atol=1e-5)
