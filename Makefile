@@ -19,13 +19,16 @@ RUNTIME := $(VENV)/.runtime-$(shell { pwd; cat requirements.txt; } | cksum | cut
 TESTING := $(VENV)/.testing-$(shell { pwd; cat requirements.txt requirements-test.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo teacher test lint format bench install clean
+.PHONY: help demo roadmap teacher test lint format bench install clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(RUNTIME)  ## teacher -> three students -> samples -> scores, in $(OUT)
 	$(PY) demo/digits_demo.py --out "$(OUT)"
+
+roadmap: $(RUNTIME)  ## the paper's Tables 1-4 in miniature, three seeds (an hour), in runs/roadmap
+	$(PY) demo/roadmap.py $(ARGS)
 
 teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export it
 	$(PY) demo/train_teacher.py

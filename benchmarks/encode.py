@@ -6,11 +6,12 @@ Images are JPEGs of 500 x 375 pixels, as most of ImageNet, drawn at random, crop
 
 crop:  `jobs.encode_shards.prepare` with 1, 2 and 4 threads; the peer is a loop over Pillow's own
        calls, one image after the other.
-job:   `encode` from the folder to finished records, with a VAE so small that it counts little; the
+job:   `encode` from the folder to finished records, with a VAE as small as it can be, no mirrors; the
        peer is the same loop, then the same compiled VAE, then `numpy.save`, with nothing at the
        same time as anything else. The job also hashes the VAE, lists the folder and compiles.
 
-The two columns are timed in turns within one run. Writes `benchmarks/results/encode_<platform>.json`.
+The two columns are timed in turns within one run. Writes
+`benchmarks/results/encode_<platform>.json`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from lit_jax.jobs.encode_shards import Encoder, in_order, make_encoder, prepare
 from lit_jax.models import zoo
 from lit_jax.weights.folder import load_model_dir, save_model_dir
 
-COUNT, SIZE, BATCH = 192, 256, 16
+COUNT, SIZE, BATCH = 96, 256, 16
 WIDTH, HEIGHT = 500, 375
 THREADS = (1, 2, 4)
 ROUNDS = 5
@@ -58,9 +59,9 @@ def make_images(folder: Path) -> float:
 def make_vae(folder: Path) -> None:
     config = zoo.model_config(
         "AutoencoderKL",
-        block_out_channels=(4, 4, 8, 8),
+        block_out_channels=(2, 2, 2, 2),
         layers_per_block=1,
-        norm_num_groups=2,
+        norm_num_groups=1,
     )
     params = jax.jit(functools.partial(zoo.init_params, config))(jax.random.key(0))
     save_model_dir(folder, config, params, {"source": "random"})
@@ -131,7 +132,7 @@ def main() -> None:
         encode_batch, _ = make_encoder(
             vae,  # type: ignore[arg-type]
             params,
-            mirrors=True,
+            mirrors=False,
             precision="highest",
             device_batch_size=BATCH // jax.local_device_count(),
         )
@@ -140,6 +141,7 @@ def main() -> None:
                 vae=str(root / "vae"),
                 source=where,
                 resolution=SIZE,
+                mirrors=False,
                 device_batch_size=BATCH // jax.local_device_count(),
                 workers=threads,
             )

@@ -38,7 +38,7 @@ TABLES = {
     "1": "Attention, from scratch (LiT, Tables 1 and 11)",
     "2": "Heads, from scratch (LiT, Tables 2 and 12)",
     "3": "Inheritance, LiT-S/2 (LiT, Tables 3 and 13)",
-    "4": "Distillation, LiT-S/2 (LiT, Tables 4 and 14)",
+    "4": "Distillation, LiT-S/2: teacher, lambda_1, lambda_2 (LiT, Tables 4 and 14)",
     "5": "The recipe at every size (LiT, Table 5)",
     "6": "256 x 256 (LiT, Table 6)",
     "7": "512 x 512 (LiT, Table 7)",

@@ -85,7 +85,7 @@ def number(text: str) -> str:
 def docstring_table(file: str) -> str:
     """The table in the docstring of an experiment file: its rows, each once per guidance."""
     header = ("argument", "steps", "batch", "guidance", "FID", "IS", "P", "R", "H200 hours")
-    lines = [header]
+    lines: list[tuple[str, ...]] = [header]
     seen = set()
     for row in ROWS:
         name, _, argument = row.config.partition(":")

@@ -1,27 +1,30 @@
-"""Tables, plot and verdicts of `demo/roadmap.py`, from the results of its runs.
+"""Tables, plot and report of `demo/roadmap.py`, from the results of its runs.
 
-A verdict compares two rows over seeds. Runs of one seed share data order and noise, so the
-differences within a seed are taken, and Student's t of their mean; nothing is shown unless it is
-beyond the two-sided 5 % point and the mean is larger than the spread of either row.
+    python demo/roadmap_report.py runs/roadmap docs
+
+takes over the report of a finished `make roadmap` into the documentation: `roadmap.json`, the plot,
+and the tables in `roadmap.md`.
 """
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import math
+import json
 import os
 import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+
+from roadmap_verdicts import CLAIMS, summary, verdict, verdict_table  # noqa: E402
 
 from configs.digits_roadmap import ROWS  # noqa: E402
 from lit_jax import files  # noqa: E402
@@ -36,50 +39,7 @@ TITLES = {
 }
 SCORES = ("frechet_distance", "accuracy")
 
-# Two-sided 5 % points of Student's t for 1, 2, ... degrees of freedom (seeds - 1).
-T_POINTS = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a guideline expects: row `better` has the smaller distance, or (`same`) is no worse."""
-
-    guideline: int
-    text: str
-    better: str
-    worse: str
-    same: bool = False
-
-
-CLAIMS = (
-    Claim(1, "the convolution helps ReLU linear attention", "relu_dwc", "relu"),
-    Claim(1, "ReLU + DWC is as good as softmax", "relu_dwc", "softmax", same=True),
-    Claim(1, "ReLU + DWC is as good as focused ReLU", "relu_dwc", "focused_relu", same=True),
-    Claim(1, "GELU features are worse", "focused_relu", "focused_gelu"),
-    Claim(2, "2 heads are as good as 4", "heads2", "heads4", same=True),
-    Claim(2, "1 head is as good as 4", "heads1", "heads4", same=True),
-    Claim(2, "heads of 8 channels are worse", "heads4", "heads8"),
-    Claim(2, "heads of 4 channels are worse", "heads4", "heads16"),
-    Claim(3, "inheritance helps: 1,000 against 500 steps", "source1000", "source500"),
-    Claim(3, "2,000 against 1,000 steps", "source2000", "source1000"),
-    Claim(3, "8,000 against 2,000 steps", "source8000", "source2000"),
-    Claim(3, "EMA is as good as the weights", "source1000", "source1000_model", same=True),
-    *(
-        Claim(4, f"not to inherit {text} is as good", "source8000", row, same=True)
-        for row, text in (
-            ("qkv", "Q, K, V"),
-            ("kv", "K, V"),
-            ("v", "V"),
-            ("q", "Q"),
-            ("o", "O"),
-        )
-    ),
-    Claim(5, "noise distillation helps (λ1 0.5)", "lambda.5_0", "lambda0_0"),
-    Claim(5, "a larger λ1 is better (0.5 against 0.05)", "lambda.5_0", "lambda.05_0"),
-    Claim(5, "variance distillation helps (λ2 0.05)", "lambda.5_.05", "lambda.5_0"),
-    Claim(5, "both together help", "lambda.5_.05", "lambda0_0"),
-    Claim(5, "a better teacher helps", "lambda.1_0", "weak_teacher"),
-)
+BEGIN, END = "<!-- from roadmap.json -->", "<!-- end -->"
 
 Values = Mapping[int, float]  # seed -> score
 
@@ -151,39 +111,6 @@ def spread(values: Values) -> dict[str, Any]:
     }
 
 
-def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """The difference `worse - better` in distance within a seed, and what it says."""
-    better, worse = (rows[name]["frechet_distance"] for name in (claim.better, claim.worse))
-    seeds = [seed for seed in better["values"] if seed in worse["values"]]
-    differences = [worse["values"][seed] - better["values"][seed] for seed in seeds]
-    mean = statistics.mean(differences) if seeds else math.nan
-    fids = rows[claim.better]["fid"], rows[claim.worse]["fid"]
-    result = {
-        "guideline": claim.guideline,
-        "claim": claim.text,
-        "better": claim.better,
-        "worse": claim.worse,
-        "difference": mean,
-        "fid_difference": round(fids[1] - fids[0], 2),
-    }
-    if len(seeds) < 2:
-        return result | {"t": None, "verdict": "one seed"}
-    deviation = statistics.stdev(differences)
-    t = mean / (deviation / math.sqrt(len(seeds))) if deviation else math.copysign(math.inf, mean)
-    widest = max(row["standard_deviation"] for row in (better, worse))
-    point = T_POINTS[min(len(seeds) - 1, len(T_POINTS)) - 1]
-    beyond = abs(t) >= point and abs(mean) > widest
-    if claim.same:
-        said = "no difference beyond the spread"
-        if beyond:
-            said = "shown, even better" if mean > 0 else "opposite"
-    else:
-        said = "not shown"
-        if beyond:
-            said = "shown" if mean > 0 else "opposite"
-    return result | {"t": round(t, 1) if math.isfinite(t) else None, "verdict": said}
-
-
 def to_markdown(report: Mapping[str, Any]) -> str:
     """The report for people: four tables, the verdicts, how it was made."""
     return "\n".join(
@@ -194,6 +121,8 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             "![FDD per row, beside the paper's FID](roadmap.png)",
             "",
             "## Verdicts",
+            "",
+            *summary(report),
             "",
             *verdict_table(report),
             "",
@@ -235,19 +164,6 @@ def cell(scores: Mapping[str, Any], factor: float, digits: int, unit: str) -> st
     return text + unit
 
 
-def verdict_table(report: Mapping[str, Any]) -> list[str]:
-    """Differences in FDD within a seed and what they show."""
-    lines = ["| guideline | claim | difference in FDD | t | verdict | paper, in FID |"]
-    lines.append("|---:|---|---:|---:|---|---:|")
-    for row in report["verdicts"]:
-        t = "" if row["t"] is None else f"{row['t']:+.1f}"
-        lines.append(
-            f"| {row['guideline']} | {row['claim']} | {row['difference']:+.3f} | {t} |"
-            f" {row['verdict']} | {row['fid_difference']:+.2f} |"
-        )
-    return lines
-
-
 def protocol_lines(report: Mapping[str, Any]) -> list[str]:
     protocol, reference = report["protocol"], report["reference"]
     seeds = sorted(
@@ -268,6 +184,15 @@ def protocol_lines(report: Mapping[str, Any]) -> list[str]:
         " larger than the spread of both rows",
         f"- {report['machine']}; {versions}; {report['date']}",
     ]
+
+
+def into_page(text: str, report: Mapping[str, Any]) -> str:
+    """A page of the docs with everything between its two marks made anew from `report`."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    verdicts = ["## Verdicts", "", *summary(report), "", *verdict_table(report), ""]
+    made = [*tables(report), *verdicts, "## Protocol", "", *protocol_lines(report)]
+    return before + BEGIN + "\n\n" + "\n".join(made) + "\n\n" + END + after
 
 
 def plot(path: Path, report: Mapping[str, Any]) -> None:
@@ -313,3 +238,15 @@ def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.grid(True, axis="y", alpha=0.25)
     handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
     axes.legend(handles, [h.get_label() for h in handles], fontsize=8, frameon=False)
+
+
+def main(run: str, docs: str) -> None:
+    report = json.loads(Path(run, "report.json").read_text())
+    files.write_json(Path(docs, "roadmap.json"), report)
+    plot(Path(docs, "images", "roadmap_tables.png"), report)
+    page = Path(docs, "roadmap.md")
+    files.write_text(page, into_page(page.read_text(), report))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -6,6 +6,7 @@ scipy.linalg.sqrtm, sorting.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,9 @@ def save_pngs(folder: Path, images: np.ndarray) -> Path:
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.astype(np.float64), b.astype(np.float64)
     cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    root = np.real(sqrtm(cov_a @ cov_b))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # singular, for fewer rows than columns
+        root = np.real(sqrtm(cov_a @ cov_b))
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root))
 
 

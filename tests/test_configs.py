@@ -1,38 +1,59 @@
-"""Every experiment file, with every argument it takes, is one that can be run."""
+"""Every experiment file, with every argument it takes, is one that can be run; the published rows
+and what is said about them fit the configs."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lit_jax.config import TrainConfig, from_mapping
+from configs import common, reproduce
+from configs.digits_roadmap import ROWS as MINIATURE
+from configs.published import ROWS, TABLES
+from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.inheritance import POLICIES
+from lit_jax.jobs.command_line import JOB_FLAGS
 from lit_jax.models import zoo
 from lit_jax.objectives import hybrid_objective
 from lit_jax.training.optimizer import SCHEDULES, learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Not experiments: what the files share, the published rows and the pages made from them.
+NOT_EXPERIMENTS = {"common", "published", "reproduce"}
+
 # File -> its arguments, () where it takes none. A new file needs a row.
-ARGUMENTS: dict[str, tuple[str, ...]] = {
+IMAGENET = (
+    "dit_imagenet256",
+    "dit_imagenet512",
+    "lit_imagenet256",
+    "lit_imagenet512",
+    "lit_ablation_attention",
+    "lit_ablation_heads",
+    "lit_ablation_inheritance",
+    "lit_ablation_distillation",
+)
+DIGITS: dict[str, tuple[str, ...]] = {
     "digits_teacher": (),
     "digits_lit": ("distilled", "inherited", "scratch"),
-    "dit_imagenet256": tuple(f"{s}/{p}" for s in ("S", "B", "L", "XL") for p in (2, 4, 8)),
-    "lit_imagenet256": ("S/2", "B/2", "L/2", "XL/2"),
+    "digits_roadmap": ("source", *(name for name, row in MINIATURE.items() if not row.same_as)),
 }
-CASES = [(name, argument) for name, row in ARGUMENTS.items() for argument in row or (None,)]
+ENCODE: dict[str, tuple[str, ...]] = {
+    "encode_folder": ("classes", "images", "captions"),
+    "encode_imagenet": ("256", "512"),
+}
 
 
 def module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
+    return importlib.import_module(f"configs.{name}")
+
+
+ARGUMENTS: dict[str, tuple[str, ...]] = DIGITS | {f: module(f).ARGUMENTS for f in IMAGENET}
+CASES = [(name, argument) for name, row in ARGUMENTS.items() for argument in row or (None,)]
 
 
 def build(name: str, argument: str | None) -> TrainConfig:
@@ -41,8 +62,8 @@ def build(name: str, argument: str | None) -> TrainConfig:
 
 
 def test_every_file_has_a_row() -> None:
-    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - {"common", "__init__"}
-    assert files == set(ARGUMENTS)
+    files = {path.stem for path in (ROOT / "configs").glob("*.py")} - NOT_EXPERIMENTS
+    assert files == set(ARGUMENTS) | set(ENCODE)
 
 
 @pytest.mark.parametrize("name, argument", CASES)
@@ -55,18 +76,29 @@ def test_config_builds(name: str, argument: str | None) -> None:
     assert config.inherit.policy in POLICIES
     assert 0 < config.ema.decay < 1
     hybrid_objective(create_process(), config.distill)
-    if "imagenet256" in name and argument is not None:
-        assert config.model.name.endswith(f"-{argument}")
-        assert (model.image_size, model.in_channels, model.num_classes) == ((32, 32), 4, 1000)
-    if "imagenet256" not in name:
+    if name in IMAGENET:
+        side = 64 if "512" in name else 32
+        assert (model.image_size, model.in_channels, model.num_classes) == ((side, side), 4, 1000)
+        assert config.data.name == f"imagenet{8 * side}_latents"
+        assert config.data.vae == "models/sd-vae-ft-ema"
+    else:
         assert (model.image_size, model.in_channels, model.num_classes) == ((8, 8), 1, 10)
 
 
-@pytest.mark.parametrize("name", [name for name, row in ARGUMENTS.items() if row])
+@pytest.mark.parametrize("name", ENCODE)
+def test_encode_config_builds(name: str) -> None:
+    built = [
+        from_mapping(EncodeConfig, module(name).get_config(argument).to_dict())
+        for argument in ENCODE[name]
+    ]
+    assert len(set(map(repr, built))) == len(built)
+
+
+@pytest.mark.parametrize("name", [name for name, row in (ARGUMENTS | ENCODE).items() if row])
 def test_wrong_argument_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ValueError, match="'nonsense' is not one of") as error:
-        build(name, "nonsense")
-    assert all(argument in str(error.value) for argument in ARGUMENTS[name])
+        module(name).get_config("nonsense")
+    assert all(argument in str(error.value) for argument in (ARGUMENTS | ENCODE)[name])
     module(name).get_config()  # without an argument there is a default
 
 
@@ -75,24 +107,58 @@ def test_arguments_differ(name: str, row: tuple[str, ...]) -> None:
     assert len({repr(build(name, argument)) for argument in row}) == len(row)
 
 
-def test_numbers_of_the_papers() -> None:
-    """LiT, section 4 and Table 4; DiT, section 4."""
-    for name in ("dit_imagenet256", "lit_imagenet256"):
-        config = build(name, "XL/2")
-        assert config.batch_size == 256
+@pytest.mark.parametrize("name", IMAGENET)
+def test_recipe_of_the_papers(name: str) -> None:
+    """DiT, section 4, and LiT, section 4 and its supplement: what every run shares."""
+    for argument in ARGUMENTS[name]:
+        config = build(name, argument)
+        assert config.batch_size == (128 if name == "lit_imagenet512" else 256)
         assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (1e-4, 0.0)
         assert (config.optimizer.schedule, config.optimizer.warmup_steps) == ("constant", 0)
         assert (config.ema.decay, config.ema.warmup) == (0.9999, False)
         assert config.data.flip
-    student = build("lit_imagenet256", "XL/2")
-    assert student.inherit.policy == "all_but_attention" and student.inherit.source
-    assert student.distill.teacher
-    assert (student.distill.noise_weight, student.distill.variance_weight) == (0.5, 0.05)
-    heads = {
-        arg: zoo.model_config(build("lit_imagenet256", arg).model.name).num_heads
-        for arg in ARGUMENTS["lit_imagenet256"]
-    }
+        assert bool(config.inherit.source) == (
+            name.startswith("lit_imagenet") or name[4:] in ("ablation_inheritance", DISTILLATION)
+        )
+        assert bool(config.distill.teacher) == (
+            name.startswith("lit_imagenet") or name[4:] == DISTILLATION
+        )
+
+
+DISTILLATION = "ablation_distillation"
+
+
+def test_students_of_the_whole_recipe() -> None:
+    """LiT, section 4: heads, steps, teacher and weights."""
+    heads = {}
+    for size, steps in (("S/2", 400), ("B/2", 400), ("L/2", 400), ("XL/2", 400)):
+        config = build("lit_imagenet256", size)
+        assert config.total_steps == steps * 1000
+        assert config.inherit.policy == "all_but_attention"
+        assert config.distill.teacher == "models/DiT-XL-2"
+        assert (config.distill.noise_weight, config.distill.variance_weight) == (0.5, 0.05)
+        heads[size] = reproduce.student_config(config).num_heads
     assert heads == {"S/2": 2, "B/2": 3, "L/2": 4, "XL/2": 4}
+    assert build("lit_imagenet256", "S/2").inherit.source == "models/DiT-S-2-800K"
+    assert build("lit_imagenet256", "XL/2").inherit.source == "models/DiT-XL-2"
+    assert build("lit_imagenet256", "XL/2-1.4M").total_steps == 1_400_000
+    assert build("lit_imagenet256", "XL/2-100K").total_steps == 100_000
+    large = build("lit_imagenet512", "XL/2")
+    assert (large.total_steps, large.distill.noise_weight) == (700_000, 1.0)
+    assert large.distill.teacher == large.inherit.source == "models/DiT-XL-2-512"
+
+
+def test_ablations_change_what_they_are_about() -> None:
+    focused = reproduce.student_config(build("lit_ablation_attention", "B/2-focused_gelu"))
+    assert (focused.mixer, focused.kernel_fn, focused.num_heads) == ("focused", "gelu", 12)
+    plain = reproduce.student_config(build("lit_ablation_attention", "S/2-relu"))
+    assert (plain.mixer, plain.kernel_size, plain.num_heads) == ("linear", None, 6)
+    assert reproduce.student_config(build("lit_ablation_heads", "XL/2-16")).num_heads == 16
+    inherited = build("lit_ablation_inheritance", "600K+kv").inherit
+    assert (inherited.source, inherited.policy) == ("models/DiT-S-2-600K", "kv")
+    distilled = build("lit_ablation_distillation", "S/2-0.1-0").distill
+    assert (distilled.teacher, distilled.noise_weight) == ("models/DiT-S-2-800K", 0.1)
+    assert distilled.variance_weight == 0.0
 
 
 def test_students_of_the_demo_differ_in_the_recipe_only() -> None:
@@ -104,3 +170,91 @@ def test_students_of_the_demo_differ_in_the_recipe_only() -> None:
         assert (bool(source), bool(teacher)) == (argument != "scratch", argument == "distilled")
         rows.append(config)
     assert rows[0] == rows[1] == rows[2]
+
+
+@pytest.mark.parametrize("table", (1, 2, 3, 4))
+def test_rows_of_the_miniature_differ_in_what_their_table_is_about(table: int) -> None:
+    about = {
+        1: ("model.overrides.mixer", "model.overrides.kernel_size", "model.overrides.kernel_fn"),
+        2: ("model.overrides.num_heads",),
+        3: ("inherit.source", "inherit.policy"),
+        4: ("distill.teacher", "distill.noise_weight", "distill.variance_weight"),
+    }[table]
+    rest = []
+    for name, row in MINIATURE.items():
+        if row.table == table:
+            config = module("digits_roadmap").get_config(row.same_as or name)
+            for key in about:
+                group, _, last = key.rpartition(".")
+                target = config
+                for part in group.split("."):
+                    target = target[part]
+                del target[last]
+            rest.append(config.to_dict())
+    assert len(rest) > 4
+    assert all(config == rest[0] for config in rest)
+
+
+def test_every_argument_is_a_published_row() -> None:
+    named = {row.config for row in ROWS}
+    assert named == {f"{name}:{argument}" for name in IMAGENET for argument in ARGUMENTS[name]}
+    assert {row.table for row in ROWS} == set(TABLES)
+    for row in ROWS:
+        scores = [float(score) for score in row.scores.split()]
+        assert len(scores) in (0, 1, 4)
+        assert all(0 < share < 1 for share in scores[2:])
+    known = {(row.table, row.config, row.cfg): row.scores for row in ROWS}
+    assert known["6", "lit_imagenet256:XL/2-1.4M", 1.5] == "2.32 265.20 .824 .574"
+    assert known["1", "lit_ablation_attention:S/2-relu", 1.0].startswith("88.46")
+
+
+def test_the_miniature_quotes_the_same_numbers() -> None:
+    """FID of its rows are those of LiT-S/2 in the tables."""
+    published = {row.scores.split()[0] for row in ROWS if row.scores}
+    assert {f"{row.fid:.2f}" for row in MINIATURE.values()} <= published
+
+
+@pytest.mark.parametrize("name", IMAGENET)
+def test_docstring_holds_the_published_numbers_and_hours(name: str) -> None:
+    table = reproduce.docstring_table(name)
+    assert table in module(name).__doc__, f"paste: python -m configs.reproduce {name}"
+
+
+def test_page_is_current() -> None:
+    written = (ROOT / "docs" / "reproduce.md").read_text()
+    remedy = "run: python -m configs.reproduce > docs/reproduce.md"
+    assert written == reproduce.page(), remedy
+
+
+def test_commands_of_the_page_use_flags_and_configs_that_exist() -> None:
+    text = reproduce.INTRODUCTION.replace("\\\n", " ")
+    commands = re.findall(r"python -m lit_jax (\w+)(.*)", text)
+    assert {job for job, _ in commands} == {"encode", "train", "sample", "evaluate"}
+    for job, rest in commands:
+        known = {row[1] for row in JOB_FLAGS[job]}
+        assert set(re.findall(r"--(\w+)", rest)) <= known
+        for key in re.findall(r"--config\.([\w.]+)=", rest):
+            assert key in ("total_steps", "ema.decay")
+    for file, argument in re.findall(r"(\w+)\.py:([\w/.+-]+)", text):
+        assert argument in (ARGUMENTS | ENCODE)[file]
+
+
+def test_cost_of_the_largest_run() -> None:
+    """DiT-XL/2 takes 118.64 GMACs at 256 px (DiT paper); the student, less in attention, three
+    times as much in training, and the teacher once."""
+    config = reproduce.build("lit_imagenet256:XL/2-1.4M")
+    teacher = reproduce.teacher_config(config)
+    assert teacher is not None and teacher.mixer == "softmax" and teacher.hidden_size == 1152
+    upper = 4 * 2 * 118.64e9 * 256 * 1_400_000 / (0.4 * 989e12) / 3600
+    assert 0.97 * upper < reproduce.training_hours(config) < 1.03 * upper
+    assert reproduce.sampling_hours(config, 1.5) == 2 * reproduce.sampling_hours(config, 1.0)
+    other = reproduce.teacher_config(reproduce.build("lit_ablation_distillation:S/2-0.1-0"))
+    assert other is not None and other.hidden_size == 384
+    large = reproduce.teacher_config(reproduce.build("lit_imagenet512:XL/2"))
+    assert large is not None and large.input_size == 64
+
+
+def test_steps_as_the_papers_write_them() -> None:
+    assert common.steps_of("400K") == 400_000
+    assert common.steps_of("1.4M") == 1_400_000
+    assert reproduce.steps_text(1_400_000) == "1.4M"

@@ -97,6 +97,21 @@ SAMPLE: dict[str, tuple[list[str], str]] = {
     "vae of pixels": (["--vae=v"], "--vae v is given, but"),
     "dtype": (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'?"),
 }
+ENCODE: dict[str, tuple[list[str], str]] = {
+    "key": (["--config.source.pth=x"], 'Did you mean "path"'),
+    "dtype": (["--config.dtype=float15"], "unknown dtype 'float15'; did you mean 'float1"),
+    "precision": (["--config.precision=fast"], "unknown precision 'fast'"),
+    "workers": (["--config.workers=0"], "workers is 0; it must be at least 1"),
+    "fraction": (["--config.max_skipped_fraction=1"], "max_skipped_fraction is 1.0; it must be in"),
+    "vae": (["--config.vae="], "vae is empty; give the model folder of an AutoencoderKL"),
+    "no vae": (["--config.vae=nowhere"], "nowhere is not a model folder"),
+    "another model": (["--config.vae={model}"], "holds a DiT; an AutoencoderKL is needed"),
+    "kind": (["--config.source.captions=True"], "belongs to source.kind 'folder'"),
+    "another config": (
+        ["--config=configs/digits_teacher.py"],
+        "unknown key of config 'batch_size'; did you mean 'device_batch_size'",
+    ),
+}
 
 
 def call(monkeypatch: pytest.MonkeyPatch, job: str, arguments: list[str]) -> str:
@@ -135,6 +150,17 @@ def test_sample_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("case", ENCODE)
+def test_encode_refuses(
+    monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    arguments, named = ENCODE[case]
+    arguments = [argument.format(**models) for argument in arguments]
+    flags = ["--config=configs/encode_folder.py", f"--out={tmp_path / 'out'}", *arguments]
+    assert named in call(monkeypatch, "encode", flags)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_existing_samples_are_kept(
     monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -156,7 +182,7 @@ def test_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["train"], ["sample"]):
+    for arguments in ([], ["train"], ["sample"], ["encode"]):
         monkeypatch.setattr(sys, "argv", ["lit_jax", *arguments, "--help"])
         with pytest.raises(SystemExit) as end:
             door.main()
@@ -164,14 +190,15 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         text = capsys.readouterr().out
         assert text.startswith(door.USAGE)
         for job in arguments:
-            assert all(f"--{row[1]}" in text for row in command_line.JOB_FLAGS[job])
+            shown = text.replace("--[no]", "--")  # a switch
+            assert all(f"--{row[1]}" in shown for row in command_line.JOB_FLAGS[job])
     monkeypatch.setattr(sys, "argv", ["lit_jax"])
     with pytest.raises(SystemExit, match="python -m lit_jax train"):
         door.main()
 
 
 def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_jax.jobs import sample, train
+    from lit_jax.jobs import encode, sample, train
 
     drawn = sample.sample
     calls: list[tuple[Any, ...]] = []
@@ -201,6 +228,13 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     door.main()
     config, workdir = calls.pop()
     assert (workdir, config.seed, config.optimizer.b1, config.total_steps) == ("w", 9, 0.5, 400)
+
+    monkeypatch.setattr(encode, "encode", lambda *given: calls.append(given))
+    flags = "--config=configs/encode_imagenet.py:512 --out=o --config.source.split=validation"
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "encode", *flags.split()])
+    door.main()
+    config, out = calls.pop()
+    assert (out, config.resolution, config.source.split) == ("o", 512, "validation")
 
 
 def raising(error: Exception) -> Callable[[Any], None]:

@@ -3,11 +3,12 @@
 Fréchet distance (FID, sFID) from streamed moments, Inception Score, kernel distance (KID); those
 that look at neighbours (precision and recall) are in `neighbours`.
 
-Letters: N examples, D features, L logits, M examples of a block.
+Letters: N examples, D features, R rank, L logits, M examples of a block.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -103,12 +104,30 @@ def moments(features_NxD: np.ndarray) -> Moments:
     return result
 
 
-def _symmetric_sqrt(matrix_DxD: np.ndarray) -> np.ndarray:
-    """The positive semi-definite square root; eigenvalues below rounding noise count as zero."""
-    values, vectors = np.linalg.eigh((matrix_DxD + matrix_DxD.T) / 2)
-    noise = len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    roots = np.sqrt(np.where(values > noise, values, 0.0))
-    return (vectors * roots) @ vectors.T
+def _factor(matrix_DxD: np.ndarray) -> np.ndarray:
+    """L [R, D] with L^T L the positive semi-definite matrix, R its numerical rank.
+
+    Cholesky's factor; with pivoting (Higham, 2002, section 10.3) where rounding noise would take
+    part, as in the covariance of fewer examples than features. That costs R^2 D, so little for few
+    examples.
+    """
+    size = len(matrix_DxD)
+    rest = np.diagonal(matrix_DxD).copy()
+    noise = size * np.finfo(np.float64).eps * max(float(rest.max()), 0.0)
+    with contextlib.suppress(np.linalg.LinAlgError):
+        lower = np.linalg.cholesky(matrix_DxD)
+        if np.square(np.diagonal(lower)).min() > noise:
+            return lower.T
+    factor_RxD = np.zeros((size, size))
+    for row in range(size):
+        pivot = int(np.argmax(rest))
+        if rest[pivot] <= noise:
+            return factor_RxD[:row]
+        above = factor_RxD[:row]
+        factor_RxD[row] = (matrix_DxD[pivot] - above[:, pivot] @ above) / np.sqrt(rest[pivot])
+        rest -= factor_RxD[row] ** 2
+        rest[pivot] = -np.inf
+    return factor_RxD
 
 
 def frechet_distance(
@@ -119,13 +138,13 @@ def frechet_distance(
     |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2
 
     (Dowson and Landau, 1982; Heusel et al., 2017). The last trace is the nuclear norm of
-    S_a^1/2 S_b^1/2, a sum of singular values: real by construction and accurate for rank-deficient
-    covariances, where a general matrix square root is not. Means [D], covariances [D, D]; the unit
-    is that of the squared features. Rounding below zero is cut to 0.0.
+    L_a L_b^T for any factors S = L^T L, a sum of singular values: real by construction and accurate
+    for rank-deficient covariances, where a general matrix square root is not. Means [D],
+    covariances [D, D]; the unit is that of the squared features. Rounding below zero is cut to 0.0.
     """
     gap = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
     cov_a, cov_b = np.asarray(covariance_a, np.float64), np.asarray(covariance_b, np.float64)
-    cross = np.linalg.svd(_symmetric_sqrt(cov_a) @ _symmetric_sqrt(cov_b), compute_uv=False).sum()
+    cross = np.linalg.svd(_factor(cov_a) @ _factor(cov_b).T, compute_uv=False).sum()
     distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross
     return max(float(distance), 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -23,9 +24,13 @@ def uniform(num_classes: int, seed: int, count: int) -> np.ndarray:
     """Every label drawn on its own, as the official DiT does (`sample_ddp.py`). int32 [count];
     label i is a function of the seed and i, whatever the count."""
     key = jax.random.fold_in(jax.random.key(seed), DRAWING)
-    keys_N = image_keys(key, jnp.arange(count))
-    draw = jax.vmap(lambda key: jax.random.randint(key, (), 0, num_classes))
-    return np.asarray(draw(keys_N), np.int32)
+    return np.asarray(_draw(key, jnp.arange(count), num_classes), np.int32)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _draw(key: jax.Array, index_N: jax.Array, num_classes: int) -> jax.Array:
+    keys_N = image_keys(key, index_N)
+    return jax.vmap(lambda one: jax.random.randint(one, (), 0, num_classes))(keys_N)
 
 
 LABEL_POLICIES: dict[str, Callable[[int, int, int], np.ndarray]] = {

@@ -50,9 +50,11 @@ def test_every_kind_gives_the_same_images(tmp_path: Path, kind: str) -> None:
 
 
 def test_large_npz_with_64_bit_header(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
-            np.lib.format.write_array(file, IMAGES)
+    with (
+        zipfile.ZipFile(tmp_path / "a.npz", "w") as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as file,
+    ):
+        np.lib.format.write_array(file, IMAGES)
     np.testing.assert_array_equal(NpzImages(tmp_path / "a.npz").read(3, 6), IMAGES[3:6])
 
 

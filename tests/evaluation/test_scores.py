@@ -134,6 +134,22 @@ def test_agrees_with_the_matrix_square_root_and_is_symmetric():
     np.testing.assert_allclose(_distance(b, a), _distance(a, b), rtol=1e-12)
 
 
+def test_equal_examples_have_no_spread():
+    same, spread = np.ones((5, 3)), np.random.default_rng(0).normal(size=(50, 3))
+    expected = ((spread.mean(0) - 1) ** 2).sum() + np.trace(np.cov(spread.T))
+    np.testing.assert_allclose(_distance(same, spread), expected, rtol=1e-12)
+    assert _distance(same, same) == 0.0
+
+
+@pytest.mark.parametrize("counts", [(300, 280), (20, 30), (15, 200)])
+def test_covariances_of_any_rank_and_very_unequal_features(counts):
+    """Standard deviations from 1 down to 1e-6, as features of real images have."""
+    rng = np.random.default_rng(7)
+    turn, _ = np.linalg.qr(rng.normal(size=(48, 48)))
+    a, b = (rng.normal(size=(count, 48)) * np.logspace(0, -6, 48) @ turn for count in counts)
+    np.testing.assert_allclose(_distance(a, b), _distance_from_rows(a, b), rtol=1e-9)
+
+
 def test_distance_of_a_set_to_itself_is_zero_even_when_rank_deficient():
     few = np.random.default_rng(3).normal(size=(7, 40))
     assert 0.0 <= _distance(few, few) < 1e-10

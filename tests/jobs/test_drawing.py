@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import autoencoder_cases
@@ -13,10 +15,21 @@ import tiny_runs
 from PIL import Image
 
 from lit_jax import sharding
-from lit_jax.config import MeshConfig
+from lit_jax.config import DataConfig, MeshConfig, SampleConfig, TrainConfig
 from lit_jax.data.transforms import to_uint8
-from lit_jax.jobs.drawing import Progress, Protocol, draw_grid, generate, load_sharded, load_vae
+from lit_jax.jobs.drawing import (
+    Progress,
+    Protocol,
+    draw_grid,
+    fitting_batch,
+    generate,
+    load_sharded,
+    load_vae,
+    make_sampler,
+)
 from lit_jax.jobs.labels import assign_labels
+from lit_jax.jobs.train_callbacks import draw_samples
+from lit_jax.jobs.train_checks import grid_protocol
 from lit_jax.models import zoo
 
 GUIDED = Protocol(steps="6", cfg_scale=2.0, cfg_channels="all", seed=3)
@@ -103,6 +116,57 @@ def test_grid_of_latents_is_decoded(latent_model: Path, vae: Path, tmp_path: Pat
     assert expected[0].std() > 5 and np.abs(shown - expected[0]).max() <= 1
     undecoded = draw_grid(config, params, protocol, 4, mesh, path)
     assert undecoded is not None and np.any(undecoded != grid)
+
+
+def test_a_run_on_latents_shows_decoded_grids(
+    latent_model: Path, vae: Path, tmp_path: Path
+) -> None:
+    mesh = one_device()
+    config, params = load_sharded(latent_model, mesh)
+    settings = SampleConfig(every=2, count=2, steps="ddim2")
+    run: Any = SimpleNamespace(
+        config=TrainConfig(data=DataConfig(vae=str(vae)), sample=settings),
+        student=config,
+        mesh=mesh,
+        workdir=tmp_path,
+        vae="of the data",
+        say=print,
+    )
+    shown: list[np.ndarray] = []
+    writer: Any = SimpleNamespace(images=lambda step, name, grid: shown.append(grid))
+    clock: Any = SimpleNamespace(paused=contextlib.nullcontext)
+    callback = draw_samples(run, writer, clock)
+    state: Any = SimpleNamespace(ema=params)
+    for step in (1, 2):
+        callback(step, state, {}, {})
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["0000002.png"]
+    path, protocol = tmp_path / "g.png", grid_protocol(run.config, config)
+    expected = draw_grid(config, params, protocol, 2, mesh, path, load_vae(vae, mesh))
+    assert expected is not None and len(shown) == 1
+    np.testing.assert_array_equal(shown[0], expected)
+
+
+def test_smaller_decode_batches_take_less_memory(latent_model: Path, vae: Path) -> None:
+    mesh = one_device()
+    (config, params), (vae_config, vae_params) = (
+        load_sharded(latent_model, mesh),
+        load_vae(vae, mesh),
+    )
+    number = jax.ShapeDtypeStruct((32,), np.int32)
+    needed = []
+    for size in (32, 4):
+        draw = make_sampler(config, Protocol(steps="2"), mesh, None, vae_config, size)
+        compiled = draw.lower(params, vae_params, number, number).compile()  # type: ignore[attr-defined]
+        needed.append(compiled.memory_analysis().temp_size_in_bytes)
+    assert needed[1] < needed[0] / 2
+
+
+@pytest.mark.parametrize(
+    "given,fitting",
+    [((64, 512, 8), 64), ((500, 512, 1), 256), ((64, 11, 8), 16), ((10, 27, 1), 9), ((3, 5, 1), 3)],
+)
+def test_batches_are_even_and_fill_the_devices(given: tuple[int, int, int], fitting: int) -> None:
+    assert fitting_batch(*given) == fitting
 
 
 def test_a_vae_folder_holds_a_vae(latent_model: Path) -> None:

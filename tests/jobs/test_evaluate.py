@@ -22,7 +22,7 @@ from lit_jax.evaluation.npz_images import NpzImages
 from lit_jax.jobs.evaluate import evaluate
 from lit_jax.jobs.sample import Protocol, sample
 
-SAMPLES, REFERENCE = pictures(40, seed=1), pictures(36, seed=2) // 2 + 60
+SAMPLES, REFERENCE = pictures(32, seed=1), pictures(30, seed=2) // 2 + 60
 REFERENCE[:12] = SAMPLES[:12]  # so that precision and recall are neither 0 nor 1
 
 
@@ -88,7 +88,7 @@ def test_scores_equal_a_second_implementation(place: Place, written: Any) -> Non
     pool, logits, spatial = _features(place, "samples.npz")
     pool_r, _, spatial_r = _features(place, "reference.npz")
     precision, recall = evaluation_cases.precision_recall(pool_r, pool)
-    mean, std = evaluation_cases.inception_score(logits, [4 * i for i in range(11)])
+    mean, std = evaluation_cases.inception_score(logits, [32 * i // 10 for i in range(11)])
     expected = {
         "fid": evaluation_cases.frechet(pool, pool_r),
         "sfid": evaluation_cases.frechet_from_rows(spatial, spatial_r),
@@ -109,10 +109,10 @@ def test_record_says_what_was_measured(place: Place, written: Any) -> None:
     out, record, said = written
     assert record["evaluator"] == "ADM definitions, lit_jax"
     samples, reference = record["samples"], record["reference"]
-    assert (samples["count"], samples["size"], samples["made_by"]) == (40, [24, 24], None)
+    assert (samples["count"], samples["size"], samples["made_by"]) == (32, [24, 24], None)
     for name in ("weights_sha256", "sampler", "steps", "guidance_scale", "vae", "dtype", "seed"):
         assert samples[name] is None
-    assert (reference["count"], reference["pairwise_count"]) == (36, 36)
+    assert (reference["count"], reference["pairwise_count"]) == (30, 30)
     for digest in (samples["fingerprint"], samples["images_sha256"], reference["images_sha256"]):
         assert len(digest) == 64
     network = read_network(place.path / "inception")
@@ -122,16 +122,16 @@ def test_record_says_what_was_measured(place: Place, written: Any) -> None:
     assert record["versions"].keys() >= {"lit_jax", "jax", "numpy", "pillow"}
     warnings = "\n".join(record["warnings"])
     for part in (
-        "40 samples: FID and sFID of few images are too large",
-        "rank of at most 39, of 128",
-        "36 reference images",
+        "32 samples: FID and sFID of few images are too large",
+        "rank of at most 31, of 128",
+        "30 reference images",
         "does not say how the samples were made",
         "1/16 of the width",
-        "use 36 reference images; the ADM suite uses 10,000",
+        "use 30 reference images; the ADM suite uses 10,000",
     ):
         assert part in warnings, part
     assert record["absent"].keys() == {"kid_subset_mean", "kid_subset_std"}
-    for line in (f"  FID {record['metrics']['fid']:28.6g}", f"wrote {out}", "warning: 40 samples"):
+    for line in (f"  FID {record['metrics']['fid']:28.6g}", f"wrote {out}", "warning: 32 samples"):
         assert line in said, (line, said)
     assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
 
@@ -177,8 +177,8 @@ def test_stopped_anywhere_and_resumed(
         except KeyboardInterrupt:
             stopped += 1
             assert (out.parent / "metrics.json.work").is_dir()
-    # Three parts of each set, one per run.
-    assert (stopped, measured.count("part")) == (5, 6)
+    # Two parts of each set, one per run.
+    assert (stopped, measured.count("part")) == (3, 4)
     assert out.read_bytes() == written[0].read_bytes()
     assert [path.name for path in out.parent.iterdir()] == ["metrics.json"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
@@ -229,7 +229,7 @@ def test_running_model(place: Place, teacher: Path, data_dir: Path, tmp_path: Pa
         return sample(teacher, out, 12, protocol, (4, 7), say=lambda text: None)
 
     out = tmp_path / "metrics.json"
-    reference = {"source": "tfds:digits:test", "data_dir": data_dir, "resolution": 8}
+    reference = {"source": "tfds:digits:heldout", "data_dir": data_dir, "resolution": 8}
     given = {"samples": "", "model": teacher, "cache_dir": tmp_path / "cache", "images": 20}
     record, said = place.run(out, draw, **given, **reference)
     samples = record["samples"]
@@ -246,7 +246,7 @@ def test_running_model(place: Place, teacher: Path, data_dir: Path, tmp_path: Pa
     warnings = "\n".join(record["warnings"])
     assert "samples are grey" in warnings and "does not say" not in warnings
     (cache,) = (tmp_path / "cache").iterdir()
-    assert cache.name.startswith("digits-test-8px-")
+    assert cache.name.startswith("digits-heldout-8px-")
     assert "nothing to do" in place.run(out, draw, **given, **reference)[1]
     # The file alone knows where it comes from.
     again, _ = place.run(tmp_path / "b.json", samples=tmp_path / "metrics.samples/samples.npz")
@@ -260,14 +260,14 @@ def test_sample_folders_that_cannot_be_used(place: Place, tmp_path: Path) -> Non
     np.savez(folder / "samples.npz", arr_0=SAMPLES)
     with pytest.raises(ValueError, match="s is not finished: .*run the same sample command again"):
         place.run(tmp_path / "m.json", samples=folder)
-    (folder / "sample.json").write_text('{"count": 39, "dtype": "bfloat16"}')
-    with pytest.raises(ValueError, match="speaks of 39 samples, .* holds 40"):
+    (folder / "sample.json").write_text('{"count": 31, "dtype": "bfloat16"}')
+    with pytest.raises(ValueError, match="speaks of 31 samples, .* holds 32"):
         place.run(tmp_path / "m.json", samples=folder)
     (folder / "samples.npz").rename(folder / "latents.npz")
     with pytest.raises(ValueError, match="only latents: sample with --vae"):
         place.run(tmp_path / "m.json", samples=folder)
     (folder / "latents.npz").rename(folder / "samples.npz")
-    (folder / "sample.json").write_text('{"count": 40, "dtype": "bfloat16"}')
+    (folder / "sample.json").write_text('{"count": 32, "dtype": "bfloat16"}')
     record, _ = place.run(tmp_path / "m.json", samples=folder)
     warnings = "\n".join(record["warnings"])
     assert "sample.json does not say: model, weights_sha256, sampler" in warnings
@@ -280,7 +280,7 @@ def test_sample_folders_that_cannot_be_used(place: Place, tmp_path: Path) -> Non
 def test_statistics_are_kept_and_found_again(
     place: Place, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (cache,) = place.path.glob("reference-*.statistics.npz")
+    cache = _kept(place)
     before = cache.read_bytes()
     record, said = place.run(tmp_path / "a.json")
     assert "reference: Inception features" not in said and "samples: Inception features" in said
@@ -291,7 +291,7 @@ def test_statistics_are_kept_and_found_again(
     assert record["reference"]["kind"] == "statistics of lit_jax"
     assert record["reference"]["images_sha256"] == written[1]["reference"]["images_sha256"]
     # Fewer images for the pairwise scores, other images: measured again.
-    assert "kept the statistics" in place.run(tmp_path / "c.json", images=30)[1]
+    assert "kept the statistics" in place.run(tmp_path / "c.json", images=25)[1]
     assert "kept the statistics" in place.run(tmp_path / "d.json")[1]
     assert cache.read_bytes() == before
 
@@ -300,16 +300,16 @@ def test_changed_reference_is_measured_again(place: Place, tmp_path: Path) -> No
     source = tmp_path / "r.npz"
     np.savez(source, arr_0=REFERENCE)
     first, _ = place.run(tmp_path / "a.json", source=source)
-    np.savez(source, arr_0=REFERENCE[::-1][:35])
+    np.savez(source, arr_0=REFERENCE[::-1][:29])
     second, said = place.run(tmp_path / "b.json", source=source)
     assert "kept the statistics" in said
-    assert second["reference"]["count"] == 35 and second["metrics"] != first["metrics"]
+    assert second["reference"]["count"] == 29 and second["metrics"] != first["metrics"]
 
 
 def test_statistics_of_another_network_are_refused(
     place: Place, written: Any, tmp_path: Path
 ) -> None:
-    (cache,) = place.path.glob("reference-*.statistics.npz")
+    cache = _kept(place)
     for name, config, seed in (
         ("weights", TINY, 1),
         ("resizing", dataclasses.replace(TINY, preprocessing="pytorch_fid"), 0),
@@ -325,9 +325,15 @@ def test_statistics_of_another_network_are_refused(
     assert "preprocessing 'pytorch_fid' is not that of the ADM suite" in str(record["warnings"])
 
 
+def _kept(place: Place) -> Path:
+    """What the first evaluation kept of the reference."""
+    name = f"reference-{read_network(place.path / 'inception').sha256[:8]}-tf1.statistics.npz"
+    return place.path / name
+
+
 def _adm_file(place: Place, path: Path, **arrays: np.ndarray) -> Path:
     """The layout of the ADM suite: statistics of all images, and a part of the images."""
-    (cache,) = place.path.glob("reference-*.statistics.npz")
+    cache = _kept(place)
     with np.load(cache) as stored:
         statistics = {name: stored[name] for name in ("mu", "sigma", "mu_s", "sigma_s")}
     np.savez(path, **(statistics | arrays))  # type: ignore[arg-type]
@@ -343,7 +349,7 @@ def test_adm_file_with_statistics_and_images(place: Place, written: Any, tmp_pat
     assert metrics["sfid"] == written[1]["metrics"]["sfid"]
     assert metrics["recall"] != written[1]["metrics"]["recall"]
     assert (reference["kind"], reference["count"]) == ("ADM npz", None)
-    assert (reference["pairwise_count"], reference["inception_sha256"]) == (28, None)
+    assert (reference["pairwise_count"], reference["inception_sha256"]) == (22, None)
     assert reference["mean_mismatch"] < 3
     warnings = "\n".join(record["warnings"])
     assert "does not say which network its statistics come from" in warnings
@@ -353,7 +359,7 @@ def test_adm_file_with_statistics_and_images(place: Place, written: Any, tmp_pat
 def test_statistics_that_do_not_fit_their_images_are_noticed(
     place: Place, written: Any, tmp_path: Path
 ) -> None:
-    (cache,) = place.path.glob("reference-*.statistics.npz")
+    cache = _kept(place)
     with np.load(cache) as stored:
         shifted = stored["mu"] + 3 * np.sqrt(np.diag(stored["sigma"]))
     source = _adm_file(place, tmp_path / "adm.npz", arr_0=REFERENCE, mu=shifted)
@@ -363,7 +369,7 @@ def test_statistics_that_do_not_fit_their_images_are_noticed(
 
 
 def test_file_with_statistics_only(place: Place, written: Any, tmp_path: Path) -> None:
-    (cache,) = place.path.glob("reference-*.statistics.npz")
+    cache = _kept(place)
     with np.load(cache) as stored:
         np.savez(tmp_path / "stats.npz", mu=stored["mu"], sigma=stored["sigma"])
     record, said = place.run(tmp_path / "m.json", source=tmp_path / "stats.npz")
@@ -382,7 +388,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "reference": ({"source": "nowhere"}, "--reference nowhere does not exist"),
     "inception": ({"inception": "nowhere"}, "nowhere is not a model folder"),
     "no inception": ({"inception": "{teacher}"}, "holds a DiT; --inception is the model folder"),
-    "splits": ({"is_splits": 41}, "40 images, which leaves some of 41 splits .*--is_splits 40"),
+    "splits": ({"is_splits": 33}, "32 images, which leaves some of 33 splits .*--is_splits 32"),
     "dimension": ({"source": "{wide}"}, r"another network: mu \(64,\).* has 128 features"),
     "half": ({"source": "{half}"}, "mu and sigma belong together"),
     "nan": ({"source": "{nan}"}, "mu or sigma of .* contains NaN"),

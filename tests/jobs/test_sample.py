@@ -228,6 +228,24 @@ def test_policies_and_dtypes_reach_the_samples(teacher: Path, tmp_path: Path) ->
     assert difference.max() > 0 and difference.mean() < 10
 
 
+def test_sizes_of_batches_reach_the_drawing(
+    latent_model: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh, seen = one_device(), {}
+    monkeypatch.setattr(sharding, "make_mesh", lambda config, devices: mesh)
+    monkeypatch.setattr(job, "make_sampler", lambda *given: seen.update(decode=given[-1]))
+
+    def stop(*given: Any) -> None:
+        seen["batch"] = given[4]
+        raise Stopped
+
+    monkeypatch.setattr(job, "Drawer", stop)
+    given = {"batch_size": 10, "decode_batch_size": 3, "shard_size": 27, "vae": vae}
+    with pytest.raises(Stopped):
+        sample(latent_model, tmp_path / "s", 100, Protocol(steps="2"), say=silent, **given)
+    assert seen == {"decode": 3, "batch": 9}  # three even batches per shard
+
+
 @pytest.mark.slow
 def test_killed_job_ends_in_the_same_bytes(latent_model: Path, vae: Path, tmp_path: Path) -> None:
     """100 shards of images and latents: drawing and merging take about the same time."""

@@ -33,6 +33,13 @@ def written_vae(path: Path, **fields: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
+def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scale that shows: the norms of the decoder hide a small one from latents of a random
+    model."""
+    return written_vae(tmp_path_factory.mktemp("vae") / "tiny-vae", scaling_factor=30.0)
+
+
+@pytest.fixture(scope="module")
 def decoded(latent_model: Path, vae: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images and latents on eight devices, four or fewer per device and decoded one by one."""
     out, said = tmp_path_factory.mktemp("decoded") / "s", list[str]()

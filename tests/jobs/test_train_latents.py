@@ -221,6 +221,7 @@ def test_resume_on_another_number_of_processes(latents: DataConfig, tmp_path: Pa
                 tmp_path / name,
                 total_steps=total,
                 checkpoint_every=3,
+                optimizer__warmup_steps=1,
             )
             if devices is None:
                 output = run_on_two_processes(command)[0]

@@ -1,0 +1,261 @@
+"""The training runs of `demo/roadmap.py`: what each one is, and how several go on at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import orbax.checkpoint as ocp  # noqa: E402
+from absl import logging  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+from configs import digits_roadmap  # noqa: E402
+from lit_jax import files  # noqa: E402
+from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
+from lit_jax.data import pipeline  # noqa: E402
+from lit_jax.evaluation import classifier, scores  # noqa: E402
+from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
+from lit_jax.jobs.train import train  # noqa: E402
+from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
+from lit_jax.weights import folder  # noqa: E402
+from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
+
+BATCH = 250  # images drawn at once
+SOURCE = "source"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run with its samples: a row and a seed, or the source model."""
+
+    row: str
+    seed: int
+    steps: int | None  # None: as the config says
+    count: int
+    out: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}_seed{self.seed}"
+
+    @property
+    def result(self) -> Path:
+        return Path(self.out) / "results" / f"{self.name}.json"
+
+
+def config_of(run: Run) -> TrainConfig:
+    """The row's config with the paths, seed and steps of this run."""
+    config: ConfigDict = digits_roadmap.get_config(run.row)
+    config.seed = run.seed
+    config.data.data_dir = str(Path(run.out) / "data")
+    if run.steps is not None:
+        config.total_steps = config.checkpoint_every = run.steps
+        warmup = min(config.optimizer.warmup_steps, run.steps // 4)
+        config.optimizer.warmup_steps = warmup
+    for group, key in (("inherit", "source"), ("distill", "teacher")):
+        if model := config[group][key]:
+            config[group][key] = str(Path(run.out) / "models" / Path(model).name)
+    return from_mapping(TrainConfig, config.to_dict())
+
+
+def protocol_of(run: Run) -> Protocol:
+    """Without guidance, as in the paper's Tables 1-4."""
+    return Protocol(sampler="ddim", steps="ddim10", seed=run.seed)
+
+
+def request_of(run: Run) -> dict[str, Any]:
+    """What a result depends on; as it reads from JSON. Paths are left out: folders may move."""
+    train = dataclasses.asdict(config_of(run))
+    del train["data"]["data_dir"]
+    for group, key in (("inherit", "source"), ("distill", "teacher")):
+        train[group][key] = Path(train[group][key]).name
+    request = {"train": train, "protocol": dataclasses.asdict(protocol_of(run))}
+    return json.loads(json.dumps(request | {"count": run.count}))
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the result is there; ValueError when it is that of another request."""
+    if not run.result.exists():
+        return False
+    found, wanted = json.loads(run.result.read_text())["request"], request_of(run)
+    if found != wanted:
+        old, new = (dict(flat(request)) for request in (found, wanted))
+        differing = [
+            f"{key} {old.get(key)!r}, now {new.get(key)!r}"
+            for key in old | new
+            if old.get(key) != new.get(key)
+        ]
+        raise ValueError(
+            f"{run.result} was made with {'; '.join(differing)}; choose another --out, or remove it"
+        )
+    return True
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Leaves of nested dicts as ("a.b.c", value)."""
+    pairs = []
+    for key, value in tree.items():
+        inner = isinstance(value, dict)
+        pairs += flat(value, f"{prefix}{key}.") if inner else [(f"{prefix}{key}", value)]
+    return pairs
+
+
+def needs(out: Path, run: Run) -> set[str]:
+    """Models that this run starts from or learns from and that are not there yet."""
+    if run.row == SOURCE:
+        return set()
+    config = config_of(run)
+    models = {Path(p).name for p in (config.inherit.source, config.distill.teacher) if p}
+    return {name for name in models if not (out / "models" / name).exists()}
+
+
+def run_all(pending: Sequence[Run], out: Path, workers: int) -> None:
+    """All runs, each in one thread of one process. After a failure those that are on still finish,
+    no other begins."""
+    # A network this small gains little from a second thread, two runs at once gain nearly twofold.
+    os.environ["NPROC"] = "1"
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+    waiting, running = list(pending), dict[Future[dict[str, Any]], Run]()
+    progress = Progress(pending)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=begin_worker, initargs=(out / "cache",)
+    ) as pool:
+        while waiting or running:
+            ready = [run for run in waiting if not needs(out, run)]
+            for run in itertools.islice(ready, workers - len(running)):
+                waiting.remove(run)
+                running[pool.submit(execute, run)] = run
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                progress.line(running.pop(future), future.result())
+
+
+def begin_worker(cache: Path) -> None:
+    """Set-up of a process that runs.
+
+    Rows that differ in their source or policy only are the same program, which is compiled once;
+    jax locks nothing in that folder, so each process has its own. When the parent was killed, this
+    process ends too: the next call would otherwise meet it at work in the same folders.
+    """
+    logging.set_verbosity(logging.ERROR)
+    name = multiprocessing.current_process().name
+    jax.config.update("jax_compilation_cache_dir", str((cache / name).absolute()))
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+class Progress:
+    """One line per finished run, with the remaining time from the work of the runs so far."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._work = {run: self.work(run) for run in runs}
+        self._done: list[Run] = []
+        self._began = time.perf_counter()
+
+    @staticmethod
+    def work(run: Run) -> float:
+        """Network evaluations: three per image and step, one more of a teacher, and sampling."""
+        config = config_of(run)
+        per_image = 4 if config.distill.teacher else 3
+        drawn = run.count * protocol_of(run).function_evaluations()
+        return config.total_steps * config.batch_size * per_image + drawn
+
+    def line(self, run: Run, result: dict[str, Any]) -> None:
+        self._done.append(run)
+        elapsed = time.perf_counter() - self._began
+        spent = sum(self._work[run] for run in self._done)
+        eta = elapsed / spent * (sum(self._work.values()) - spent)
+        parts = [f"[{len(self._done)}/{len(self._work)}] {run.name}"]
+        if "frechet_distance" in result:
+            parts.append(f"FDD {result['frechet_distance']:.3f}")
+            parts.append(f"accuracy {result['accuracy']:.1%}")
+        parts += [duration(result["seconds"]), f"ETA {duration(eta)}"]
+        print("  ".join(parts), flush=True)
+
+
+def execute(run: Run) -> dict[str, Any]:
+    """One run: trains, samples, scores, leaves the result."""
+    began = time.perf_counter()
+    config, out = config_of(run), Path(run.out)
+    workdir = out / "work" / run.name
+    train(config, workdir, say=quiet)
+    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
+    if reached != config.total_steps:
+        raise ValueError(f"{run.name} was stopped at step {reached}; the same command resumes it")
+    if run.row == SOURCE:
+        save_sources(workdir, out / "models")
+        shutil.rmtree(workdir)
+        return {"seconds": time.perf_counter() - began}
+    trained = time.perf_counter()
+    drawn = out / "samples" / run.name
+    shutil.rmtree(drawn, ignore_errors=True)  # without a result they are of an interrupted call
+    sample(workdir, drawn, run.count, protocol_of(run), batch_size=BATCH, say=quiet)
+    images = np.load(drawn / "samples.npz")
+    real, judge = real_and_judge(out / "data")
+    result = {
+        "row": run.row,
+        "seed": run.seed,
+        "frechet_distance": scores.digit_frechet_distance(real, images["arr_0"]),
+        "accuracy": classifier.conditional_accuracy(judge, images["arr_0"], images["labels"]),
+        "weights_sha256": params_sha256(folder.load_model_dir(workdir)[1]),
+        "train_seconds": trained - began,
+        "seconds": time.perf_counter() - began,
+        "request": request_of(run),
+    }
+    files.write_json(run.result, result)
+    shutil.rmtree(workdir)  # the result and the samples stay
+    jax.clear_caches()  # the programs of eighty runs would fill the memory
+    return result
+
+
+def quiet(text: str) -> None:
+    """Several runs share one screen: their own lines are left out."""
+
+
+def save_sources(workdir: Path, models: Path) -> None:
+    """Model folders of the source's checkpoints: the EMA, and of one also what it averages."""
+    config = folder.read_config(workdir)
+    handler = ocp.PyTreeCheckpointHandler()
+    for step in digits_roadmap.SOURCE_STEPS:
+        arrays = (workdir / "checkpoints" / str(step) / "state").absolute()
+        as_numpy = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(arrays).tree
+        )
+        state = handler.restore(arrays, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        for name, entry in ((f"source{step}", "ema"), (f"source{step}_model", "params")):
+            if entry == "ema" or name == digits_roadmap.NOT_EMA:
+                provenance = {"source": f"digits_roadmap.py:source, step {step}, {entry}"}
+                target = models / name
+                folder.save_model_dir(target, config, state[entry], provenance, overwrite=True)
+
+
+@functools.cache
+def real_and_judge(data_dir: Path) -> tuple[np.ndarray, classifier.Judge]:
+    """The training digits, and the judge that has seen only held-out digits."""
+    real, _ = pipeline.load_split("digits", data_dir, "train")
+    return real, classifier.train_judge(*pipeline.load_split("digits", data_dir, "heldout"))

@@ -1,0 +1,126 @@
+"""What the rows of `demo/roadmap.py` say of the paper's five guidelines.
+
+A verdict compares two rows over seeds. Runs of one seed share data order and noise, so the
+differences within a seed are taken, and Student's t of their mean; nothing is shown unless it is
+beyond the two-sided 5 % point and the mean is larger than the spread of either row.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+GUIDELINES = {
+    1: "ReLU linear attention with a depth-wise convolution is enough",
+    2: "few heads are enough, and heads of few channels harm",
+    3: "start from a converged softmax model",
+    4: "do not inherit the projections of its attention",
+    5: "distil noise and variance from a strong teacher",
+}
+
+# Two-sided 5 % points of Student's t for 1, 2, ... degrees of freedom (seeds - 1).
+T_POINTS = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a guideline expects: row `better` has the smaller distance, or (`same`) is no worse."""
+
+    guideline: int
+    text: str
+    better: str
+    worse: str
+    same: bool = False
+
+
+CLAIMS = (
+    Claim(1, "the convolution helps ReLU linear attention", "relu_dwc", "relu"),
+    Claim(1, "ReLU + DWC is as good as softmax", "relu_dwc", "softmax", same=True),
+    Claim(1, "ReLU + DWC is as good as focused ReLU", "relu_dwc", "focused_relu", same=True),
+    Claim(1, "GELU features are worse", "focused_relu", "focused_gelu"),
+    Claim(2, "2 heads are as good as 4", "heads2", "heads4", same=True),
+    Claim(2, "1 head is as good as 4", "heads1", "heads4", same=True),
+    Claim(2, "heads of 8 channels are worse", "heads4", "heads8"),
+    Claim(2, "heads of 4 channels are worse", "heads4", "heads16"),
+    Claim(3, "inheritance helps: 1,000 against 500 steps", "source1000", "source500"),
+    Claim(3, "2,000 against 1,000 steps", "source2000", "source1000"),
+    Claim(3, "8,000 against 2,000 steps", "source8000", "source2000"),
+    Claim(3, "EMA is as good as the weights", "source1000", "source1000_model", same=True),
+    *(
+        Claim(4, f"not to inherit {text} is as good", "source8000", row, same=True)
+        for row, text in (
+            ("qkv", "Q, K, V"),
+            ("kv", "K, V"),
+            ("v", "V"),
+            ("q", "Q"),
+            ("o", "O"),
+        )
+    ),
+    Claim(5, "noise distillation helps (λ1 0.5)", "lambda.5_0", "lambda0_0"),
+    Claim(5, "a larger λ1 is better (0.5 against 0.05)", "lambda.5_0", "lambda.05_0"),
+    Claim(5, "variance distillation helps (λ2 0.05)", "lambda.5_.05", "lambda.5_0"),
+    Claim(5, "both together help", "lambda.5_.05", "lambda0_0"),
+    Claim(5, "a better teacher helps", "lambda.1_0", "weak_teacher"),
+)
+
+
+def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference `worse - better` in distance within a seed, and what it says."""
+    better, worse = (rows[name]["frechet_distance"] for name in (claim.better, claim.worse))
+    seeds = [seed for seed in better["values"] if seed in worse["values"]]
+    differences = [worse["values"][seed] - better["values"][seed] for seed in seeds]
+    mean = statistics.mean(differences) if seeds else math.nan
+    fids = rows[claim.better]["fid"], rows[claim.worse]["fid"]
+    result = {
+        "guideline": claim.guideline,
+        "claim": claim.text,
+        "better": claim.better,
+        "worse": claim.worse,
+        "difference": mean,
+        "fid_difference": round(fids[1] - fids[0], 2),
+    }
+    if len(seeds) < 2:
+        return result | {"t": None, "verdict": "one seed"}
+    deviation = statistics.stdev(differences)
+    t = mean / (deviation / math.sqrt(len(seeds))) if deviation else math.copysign(math.inf, mean)
+    widest = max(row["standard_deviation"] for row in (better, worse))
+    point = T_POINTS[min(len(seeds) - 1, len(T_POINTS)) - 1]
+    beyond = abs(t) >= point and abs(mean) > widest
+    if claim.same:
+        said = "no difference beyond the spread"
+        if beyond:
+            said = "shown, even better" if mean > 0 else "opposite"
+    else:
+        said = "not shown"
+        if beyond:
+            said = "shown" if mean > 0 else "opposite"
+    return result | {"t": round(t, 1) if math.isfinite(t) else None, "verdict": said}
+
+
+def summary(report: Mapping[str, Any]) -> list[str]:
+    """One line per guideline of the paper: what these runs say of each of its claims."""
+    lines = []
+    for number, title in GUIDELINES.items():
+        claims = [row for row in report["verdicts"] if row["guideline"] == number]
+        said: dict[str, list[str]] = {}
+        for row in claims:
+            said.setdefault(row["verdict"], []).append(row["claim"])
+        parts = [f"*{verdict}*: {', '.join(texts)}" for verdict, texts in said.items()]
+        lines.append(f"{number}. **{title}.** {'; '.join(parts) or 'not run'}.")
+    return lines
+
+
+def verdict_table(report: Mapping[str, Any]) -> list[str]:
+    """Differences in FDD within a seed and what they show."""
+    lines = ["| guideline | claim | difference in FDD | t | verdict | paper, in FID |"]
+    lines.append("|---:|---|---:|---:|---|---:|")
+    for row in report["verdicts"]:
+        t = "" if row["t"] is None else f"{row['t']:+.1f}"
+        lines.append(
+            f"| {row['guideline']} | {row['claim']} | {row['difference']:+.3f} | {t} |"
+            f" {row['verdict']} | {row['fid_difference']:+.2f} |"
+        )
+    return lines
