@@ -9,19 +9,24 @@ processes. The columns take turns, so that a slow moment of a shared machine mee
 
 - `sequential`: a peer, records in their order with ArrayRecord, neither parsed nor batched;
 - `tfds`: shuffled, parsed by TFDS and batched, which is what a pipeline without our parser does;
-- `MB_per_s`: of records, at the speed of one worker.
+- `core_us`: processor time per example with one worker, in microseconds, of the worker and of the
+  process it feeds. A worker is a Python process and keeps about one core busy, so that 1e6 over
+  this is what a worker reads on a core of its own, also when this machine has other work to do;
+- `MB_per_s`: of records, at that speed.
 
 Random normal numbers compress like latents do: hardly. Records lie in the page cache, so that the
 numbers are those of the processor and not of a disk.
 
 The second table is what an XL/2 step on 8 H200 consumes: examples per second at the data sheet's
-989 TFLOP/s of dense bfloat16 per device, by `models.cost.train_step_flops`. Writes
-`benchmarks/results/input_pipeline_<platform>.json` with both.
+989 TFLOP/s of dense bfloat16 per device, by `models.cost.train_step_flops`, and how many workers
+read as fast. Writes `benchmarks/results/input_pipeline_<platform>.json` with both.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -104,15 +109,24 @@ class Reader:
     batches: Iterator[Any]
     close: Callable[[], None]
 
-    def speed(self) -> float:
-        """Examples per second."""
+    def speed(self) -> tuple[float, float]:
+        """Examples per second, and microseconds of processor time per example."""
         for _ in range(READ_AHEAD):
             next(self.batches)
-        began, count = time.perf_counter(), 0
+        began, busy, count = time.perf_counter(), processor_seconds(), 0
         while (passed := time.perf_counter() - began) < SECONDS:
             next(self.batches)
             count += BATCH
-        return count / passed
+        return count / passed, 1e6 * (processor_seconds() - busy) / count
+
+
+def processor_seconds() -> float:
+    """Of this process and its workers; those that wait for their turn use none."""
+    ticks = 0
+    for worker in multiprocessing.active_children():
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def ours(data_dir: Path, workers: int) -> Reader:
@@ -141,8 +155,8 @@ def by_tfds(data_dir: Path) -> Reader:
     return Reader(batches, batches.close)
 
 
-def throughput(shape: tuple[int, int, int], dtype: str, count: int) -> dict[str, float]:
-    """Examples per second of every reader, median of rounds in which they take turns."""
+def throughput(shape: tuple[int, int, int], dtype: str, count: int) -> dict[str, Any]:
+    """Examples per second of every reader: median of rounds in which they take turns."""
     kinds: dict[str, Callable[[Path], Reader]] = {
         "sequential": sequential,
         "tfds": by_tfds,
@@ -157,12 +171,13 @@ def throughput(shape: tuple[int, int, int], dtype: str, count: int) -> dict[str,
         rounds = [{name: r.speed() for name, r in readers.items()} for _ in range(ROUNDS)]
         for reader in readers.values():
             reader.close()
-    found = {name: statistics.median(speeds[name] for speeds in rounds) for name in kinds}
+    found = {name: statistics.median(speeds[name][0] for speeds in rounds) for name in kinds}
+    found["core_us"] = statistics.median(speeds["1 worker"][1] for speeds in rounds)
     record = 2 * int(np.prod(shape)) * 2 * np.dtype(dtype).itemsize
-    return found | {"MB_per_s": found["1 worker"] * record / 1e6}
+    return found | {"MB_per_s": record / found["core_us"]}
 
 
-def consumption(per_worker: dict[str, float]) -> list[dict[str, Any]]:
+def consumption(core_us: dict[str, float]) -> list[dict[str, Any]]:
     """Examples per second of a step on 8 H200, and the workers they take."""
     rows = []
     for name, student, teacher, side in CONSUMERS:
@@ -172,25 +187,25 @@ def consumption(per_worker: dict[str, float]) -> list[dict[str, Any]]:
         )
         for share in SHARES:
             wanted = share * DEVICES * PEAK_TFLOPS * 1e12 / flops
-            speed = per_worker["512 float16" if side == 64 else "256 float16"]
+            records = "512 float16" if side == 64 else "256 float16"
             rows.append(
                 {
                     "step": name,
                     "share_of_peak": share,
                     "TFLOP_per_example": flops / 1e12,
                     "examples_per_s": wanted,
-                    "workers": wanted / speed,
+                    "workers": wanted * core_us[records] / 1e6,
                 }
             )
     return rows
 
 
 def main() -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, shape, dtype, count in CASES:
         rows.append({"records": name} | throughput(shape, dtype, count))
         print(rows[-1], flush=True)
-    needs = consumption({row["records"]: row["1 worker"] for row in rows})
+    needs = consumption({row["records"]: row["core_us"] for row in rows})
     for row in needs:
         print({k: v if isinstance(v, str) else round(v, 3) for k, v in row.items()})
     about = {

@@ -158,16 +158,23 @@ def draw_samples(name: str, model: Path, out: Path, seed: int, count: int) -> di
         )
         folders[sampler] = target
         protocol = protocol_of(sampler, seed)
-        if (target / "sample.json").exists():
-            record = json.loads((target / "sample.json").read_text())
-            expected = (weights, dataclasses.asdict(protocol), count)
-            if (record["weights_sha256"], record["protocol"], record["count"]) == expected:
-                print(f"{target} is there already")
-                continue
+        if target.exists() and not is_of(target / "request.json", weights, protocol, count):
             print(f"{target} was drawn from another model or seed; drawing again")
             shutil.rmtree(target)
+        if (target / "sample.json").exists():
+            print(f"{target} is there already")
+            continue
         sample(model, target, count, protocol, batch_size=BATCH)
     return folders
+
+
+def is_of(request: Path, weights: str, protocol: Protocol, count: int) -> bool:
+    """Whether a folder of samples, finished or not, belongs to these weights and this protocol."""
+    if not request.exists():
+        return False
+    found = json.loads(request.read_text())
+    wanted = weights, dataclasses.asdict(protocol), count
+    return (found["weights_sha256"], found["protocol"], found["count"]) == wanted
 
 
 def protocol_of(sampler: str, seed: int) -> Protocol:

@@ -16,6 +16,8 @@ USAGE = """python -m lit_jax encode --config configs/X.py[:ARG] --out DIR [--con
 python -m lit_jax train  --config configs/X.py[:ARG] --workdir DIR [--config.KEY=VALUE]
 python -m lit_jax sample --model MODEL_DIR_OR_WORKDIR --out DIR --num_samples N
                          [--vae VAE_DIR --steps 250 --cfg_scale 1.5 --label_policy uniform]
+python -m lit_jax evaluate --samples NPZ_OR_FOLDER --reference NPZ_OR_FOLDER
+                         --inception MODEL_DIR --out metrics.json
 Add --help to a job for all its flags."""
 HELP = {"-h", "--help", "--helpshort", "--helpfull"}
 

@@ -112,6 +112,26 @@ ENCODE: dict[str, tuple[list[str], str]] = {
         "unknown key of config 'batch_size'; did you mean 'device_batch_size'",
     ),
 }
+# On top of samples, a reference, an Inception and an output that are never looked at.
+EVALUATE: dict[str, tuple[list[str], str]] = {
+    "samples": (["--samples="], "--samples '' and --model '': give exactly one of the two"),
+    "both": (["--model=m"], "give exactly one of the two"),
+    "reference": (["--reference="], "--reference is missing"),
+    "inception": (["--inception="], "--inception is missing"),
+    "out": (["--out="], "--out is missing"),
+    "data set": (["--reference=tfds:a"], "'tfds:a' is not of the form tfds:NAME:SPLIT"),
+    "data folder": (["--reference=tfds:a:b"], "needs --reference_data_dir"),
+    "splits": (["--is_splits=0"], "is_splits is 0; it must be at least 1"),
+    "sampling": (["--steps=50"], "--steps belongs to --model, whose samples are drawn"),
+    "switch": (["--save_latents"], "--save_latents belongs to --model"),
+    "count": (["--num_samples=50000"], "--num_samples belongs to --model"),
+    "few": (
+        ["--samples=", "--model=m", "--num_samples=9"],
+        "--num_samples 9 cannot fill --is_splits 10",
+    ),
+    "self test": (["--self_test"], "--samples belongs to a real evaluation; leave it out"),
+    "folder": ([], "i is not a model folder"),
+}
 
 
 def call(monkeypatch: pytest.MonkeyPatch, job: str, arguments: list[str]) -> str:
@@ -170,9 +190,19 @@ def test_existing_samples_are_kept(
     assert [path.name for path in tmp_path.iterdir()] == ["sample.json"]
 
 
+@pytest.mark.parametrize("case", EVALUATE)
+def test_evaluate_refuses(monkeypatch: pytest.MonkeyPatch, case: str, tmp_path: Path) -> None:
+    arguments, named = EVALUATE[case]
+    flags = ["--samples=s", "--reference=r", "--inception=i", f"--out={tmp_path / 'm.json'}"]
+    assert named in call(monkeypatch, "evaluate", [*flags, *arguments])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_required_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     for job, flags in command_line.JOB_FLAGS.items():
         named = [name for _, name, default, _ in flags if default is None]
+        if job == "evaluate":  # which ones depends on --self_test
+            named = ["reference"]
         assert any(f"--{name}" in call(monkeypatch, job, []) for name in named)
     assert door.JOBS.keys() == command_line.JOB_FLAGS.keys()
 
@@ -182,7 +212,7 @@ def test_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["train"], ["sample"], ["encode"]):
+    for arguments in ([], ["train"], ["sample"], ["encode"], ["evaluate"]):
         monkeypatch.setattr(sys, "argv", ["lit_jax", *arguments, "--help"])
         with pytest.raises(SystemExit) as end:
             door.main()
@@ -235,6 +265,46 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     door.main()
     config, out = calls.pop()
     assert (out, config.resolution, config.source.split) == ("o", 512, "validation")
+
+
+def test_flags_reach_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
+    from lit_jax.jobs import evaluate, evaluate_self_test, sample
+
+    calls: list[Any] = []
+    monkeypatch.setattr(evaluate, "evaluate", lambda *given: calls.append(given))
+    monkeypatch.setattr(evaluate_self_test, "self_test", lambda *given: calls.append(given))
+    monkeypatch.setattr(sample, "sample", lambda *given, **named: calls.append((given, named)))
+    required = "--samples=s --reference=r --inception=i --out=o"
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "evaluate", *required.split()])
+    door.main()
+    # The defaults of the flags are those of the configuration.
+    expected = EvaluateConfig(ReferenceConfig("r"), samples="s", inception="i", out="o")
+    assert calls.pop() == (expected, None)
+
+    flags = "--model=m --reference=tfds:a:b --inception=i --out=o --reference_data_dir=d"
+    flags += " --resolution=64 --reference_images=9 --cache_dir=c --is_splits=4"
+    flags += " --inception_batch_size=7 --num_samples=5 --cfg_scale=2.5 --batch_size=3 --vae=v"
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "evaluate", *flags.split()])
+    door.main()
+    config, draw = calls.pop()
+    reference = ReferenceConfig("tfds:a:b", "d", 64, 9, "c")
+    assert config == EvaluateConfig(reference, "", "m", "i", "o", 4, 7)
+    draw("folder")
+    (model, out, count, protocol, _, batch_size), named = calls.pop()
+    assert (model, out, count, batch_size, named["vae"]) == ("m", "folder", 5, 3, "v")
+    assert protocol == sample.Protocol(cfg_scale=2.5)
+
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "evaluate", "--self_test"])
+    door.main()
+    assert calls.pop() == ("", None, 64)
+    flags = "--self_test --reference=r --inception=i --inception_batch_size=8"
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "evaluate", *flags.split()])
+    door.main()
+    assert calls.pop() == ("i", ReferenceConfig("r"), 8)
+    assert "--inception is missing" in call(
+        monkeypatch, "evaluate", ["--self_test", "--reference=r"]
+    )
 
 
 def raising(error: Exception) -> Callable[[Any], None]:

@@ -39,7 +39,7 @@ Progress = Callable[[int], None]
 @dataclass(frozen=True)
 class Measured:
     """`count` images: moments of pool and spatial features, features of the images that were
-    asked for, logits without bias (of none or all), and the hash of all pixels."""
+    asked for, logits without bias (of none or all), the hash of all pixels, and the devices."""
 
     count: int
     pool: Moments
@@ -47,6 +47,7 @@ class Measured:
     kept_KxD: np.ndarray
     logits_NxL: np.ndarray
     images_sha256: str
+    devices: str
 
 
 def part_spans(count: int) -> list[tuple[int, int]]:
@@ -101,7 +102,7 @@ def merge_parts(folder: Path, count: int) -> Measured:
     """What all parts know together. Raises ValueError for a damaged part."""
     pool: Moments | None = None
     spatial = Moments(SPATIAL_FEATURES)
-    kept, logits, digest = [], [], hashlib.sha256()
+    kept, logits, devices, digest = [], [], set(), hashlib.sha256()
     for number in range(len(part_spans(count))):
         part = _read_part(_part_path(folder, number))
         pool_part = _moments(part, "pool")
@@ -111,9 +112,16 @@ def merge_parts(folder: Path, count: int) -> Measured:
         kept.append(part["kept"])
         logits.append(part["logits"])
         digest.update(part["digests"].tobytes())
+        devices.add(str(part["devices"]))
     assert pool is not None  # an image set has images
     return Measured(
-        count, pool, spatial, np.concatenate(kept), np.concatenate(logits), digest.hexdigest()
+        count,
+        pool,
+        spatial,
+        np.concatenate(kept),
+        np.concatenate(logits),
+        digest.hexdigest(),
+        ", ".join(sorted(devices)),
     )
 
 
@@ -142,6 +150,7 @@ def _measure_part(
         "kept": np.concatenate(kept),
         "logits": np.concatenate(logits),
         "digests": np.frombuffer(bytes(digests), np.uint8),
+        "devices": np.asarray(extractor.devices),
         **{f"pool_{name}": array for name, array in pool.finish().packed().items()},
         **{f"spatial_{name}": array for name, array in spatial.finish().packed().items()},
     }

@@ -77,6 +77,7 @@ class FeatureExtractor:
     def __init__(self, network: Network, batch_size: int) -> None:
         mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
+        self.devices = f"{mesh.size} x {jax.local_devices()[0].device_kind}"
         self._params = jax.device_put(network.params, sharding.tree_shardings(network.params, mesh))
         self._placement = sharding.batch_sharding(mesh)
         apply = zoo.apply_fn(network.config)

@@ -6,6 +6,7 @@ Letters: N images, B images of one reading, H height, W width, C channels.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -60,7 +61,7 @@ class NpzImages:
         wanted = (last - first) * self._image_bytes
         try:
             data = stream.read(wanted)
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
             raise ValueError(f"{self._path} is damaged: {error}") from error
         if len(data) < wanted:
             raise ValueError(f"{self._path} is cut short; copy it again")

@@ -148,12 +148,15 @@ def measured_from(reference: Reference, fingerprint: str) -> dict[str, Any]:
 
 
 def is_cached(reference: Reference, fingerprint: str) -> bool:
-    """Whether the statistics of these images, by this network, are there already.
+    """Whether nothing has to be measured: there are no images, or the statistics of these images,
+    by this network, are there already.
 
     Raises ValueError when a file of somebody else has the name of the cache.
     """
     cache = reference.cache
-    if cache is None or not cache.exists():
+    if cache is None:
+        return True
+    if not cache.exists():
         return False
     about = read_about(cache)
     if about is None:

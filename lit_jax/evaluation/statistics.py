@@ -66,10 +66,14 @@ def read_about(path: Path) -> dict[str, Any] | None:
     with open_npz(path) as archive:
         if "about" not in array_names(archive):
             return None
-    about: dict[str, Any] = json.loads(str(_array(path, "about")))
-    if about["version"] != VERSION:
+    try:
+        about: dict[str, Any] = json.loads(str(_array(path, "about")))
+        version = about["version"]
+    except (json.JSONDecodeError, TypeError, KeyError):
+        return None
+    if version != VERSION:
         raise ValueError(
-            f"{path} is of version {about['version']}, not {VERSION}; remove it, and it is made"
+            f"{path} is of version {version}, not {VERSION}; remove it, and it is made"
             " again from the images"
         )
     return about

@@ -110,6 +110,11 @@ def run_evaluate(given: flags.FlagValues) -> None:
         is_splits=given.is_splits,
         inception_batch_size=given.inception_batch_size,
     )
+    if given.model and given.num_samples < max(2, given.is_splits):
+        raise ValueError(
+            f"--num_samples {given.num_samples} cannot fill --is_splits {given.is_splits} of the"
+            " Inception Score; draw more, or use fewer splits"
+        )
     draw = sampling(given) if given.model else None
     from lit_jax.jobs.evaluate import evaluate
     from lit_jax.sharding import join_cluster

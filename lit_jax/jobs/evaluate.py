@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,12 +76,13 @@ def evaluate(
         raise ValueError(f"--out {out} is a folder; give the name of a file, as {out}/metrics.json")
     network = read_network(config.inception)
     reference = open_reference(config.reference, network)
+    work = out.with_name(f"{out.name}.work")
     if draw is not None:
+        check_before_drawing(config, network, reference, out, work)
         samples = open_samples(draw(out.with_suffix(".samples")))
     else:
         samples = open_samples(config.samples)
     check_counts(config, samples)
-    work = out.with_name(f"{out.name}.work")
     run = Run(config, network, reference, samples, out, work, say)
     if not begin(run):
         barrier("nothing to evaluate")
@@ -92,6 +93,19 @@ def evaluate(
         finish(run)
     barrier("the scores are written")
     return out
+
+
+def check_before_drawing(
+    config: EvaluateConfig, network: Network, reference: Reference, out: Path, work: Path
+) -> None:
+    """What rules out the scores whatever the samples will be: an output or a working folder of
+    another request, a cache that cannot be written."""
+    request = request_of(config, network, reference)
+    for path, content in ((out, _stored(out)), (work, _stored_work(work))):
+        if content is not None:
+            _require_same(path, content, request, request.keys())
+    if not is_cached(reference, request["reference_fingerprint"]):
+        check_cache(reference)
 
 
 def check_counts(config: EvaluateConfig, samples: Samples) -> None:
@@ -121,27 +135,22 @@ def prepare(run: Run) -> None:
     """Checks the output against the request; then writes the request, or says the scores that are
     there already. Raises ValueError when it is there for another request."""
     run.say("hashing samples and reference")
-    request = request_of(run)
-    if run.out.exists():
-        content = _read_json(run.out)
-        _require_same(run.out, content, request, "choose another --out, or remove it")
+    request = request_of(run.config, run.network, run.reference)
+    request["samples_fingerprint"] = run.samples.images.fingerprint()
+    content, claimed = _stored(run.out), _stored_work(run.work)
+    if content is not None:
+        _require_same(run.out, content, request, content["request"].keys() | request.keys())
         clean_up(run.work)
         run.say(f"nothing to do: {run.out} holds these scores")
         for line in table(content):
             run.say(line)
         return
-    cached = run.reference.images is None or is_cached(
-        run.reference, request["reference_fingerprint"]
-    )
+    cached = is_cached(run.reference, request["reference_fingerprint"])
     if not cached:
         check_cache(run.reference)
-    claimed = run.work / REQUEST
-    if claimed.exists():
-        other = {"request": _read_json(claimed)}
-        _require_same(run.work, other, request, "choose another --out, or remove that folder")
-    elif run.work.exists() and any(p.name[0] != "." for p in run.work.iterdir()):
-        raise ValueError(f"{run.work} exists and is no working folder of this job; move it")
-    files.write_json(claimed, request)
+    if claimed is not None:
+        _require_same(run.work, claimed, request, claimed["request"].keys() | request.keys())
+    files.write_json(run.work / REQUEST, {"request": request})
     files.write_json(run.work / PLAN, {"measure_reference": not cached})
 
 
@@ -158,33 +167,54 @@ def clean_up(work: Path) -> None:
     work.rmdir()
 
 
-def request_of(run: Run) -> dict[str, Any]:
-    """Everything that decides the scores, by content: the same images may lie elsewhere."""
+def request_of(config: EvaluateConfig, network: Network, reference: Reference) -> dict[str, Any]:
+    """Everything besides the samples that decides the scores, by content: the same images may lie
+    elsewhere."""
     return {
         "evaluator": EVALUATOR,
-        "samples_fingerprint": run.samples.images.fingerprint(),
-        "reference_fingerprint": run.reference.fingerprint(),
-        "resolution": run.config.reference.resolution,
-        "reference_images": run.config.reference.images,
-        "inception_sha256": run.network.sha256,
-        "preprocessing": run.network.config.preprocessing,
-        "is_splits": run.config.is_splits,
+        "reference_fingerprint": reference.fingerprint(),
+        "resolution": config.reference.resolution,
+        "reference_images": config.reference.images,
+        "inception_sha256": network.sha256,
+        "preprocessing": network.config.preprocessing,
+        "is_splits": config.is_splits,
     }
 
 
-def _require_same(
-    path: Path, content: dict[str, Any], request: dict[str, Any], remedy: str
-) -> None:
+def _stored(out: Path) -> dict[str, Any] | None:
+    """The result that is there already; ValueError for a file that is none."""
+    if not out.exists():
+        return None
+    content = _read_json(out)
     if not isinstance(content.get("request"), dict):
-        raise ValueError(f"{path} exists and is no result of this job; {remedy}")
+        raise ValueError(f"{out} exists and is no result of this job; choose another --out")
+    return content
+
+
+def _stored_work(work: Path) -> dict[str, Any] | None:
+    """The request of unfinished work; ValueError for a folder that is none."""
+    if (work / REQUEST).exists():
+        return _read_json(work / REQUEST)
+    # A run that was killed at its first file leaves a hidden one.
+    if work.exists() and any(path.name[0] != "." for path in work.iterdir()):
+        raise ValueError(f"{work} exists and is no working folder of this job; move it")
+    return None
+
+
+def _require_same(
+    path: Path, content: dict[str, Any], request: dict[str, Any], names: Iterable[str]
+) -> None:
     found = content["request"]
     differing = [
         f"{name}={found.get(name)} (asked for: {request.get(name)})"
-        for name in sorted(found.keys() | request.keys())
+        for name in sorted(names)
         if found.get(name) != request.get(name)
     ]
     if differing:
-        raise ValueError(f"{path} belongs to another request: {', '.join(differing)}; {remedy}")
+        raise ValueError(
+            f"{path} belongs to another request: {', '.join(differing)}; choose another --out, or"
+            " remove it"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -250,7 +280,7 @@ class Progress:
 
 def finish(run: Run) -> None:
     """Merges the parts, keeps the statistics of the reference, writes the scores."""
-    request = _read_json(run.work / REQUEST)
+    request = _read_json(run.work / REQUEST)["request"]
     if _read_json(run.work / PLAN)["measure_reference"]:
         assert run.reference.images is not None
         measured = merge_parts(run.work / REFERENCE, run.reference.images.count)

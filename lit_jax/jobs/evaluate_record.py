@@ -83,7 +83,7 @@ def make_record(
             "kid_kernel": "(x.y / d + 1)^3",
             "kid_subsets": [SUBSETS, SUBSET_SIZE, SUBSET_SEED],
         },
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "devices": measured.devices,
         "versions": {
             "lit_jax": lit_jax.__version__,
             "jax": jax.__version__,

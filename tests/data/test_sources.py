@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from lit_jax.config import SourceConfig
-from lit_jax.data.image_source import BrokenImage, decode_rgb
+from lit_jax.data.image_source import BrokenImage, decode_rgb, reason
 from lit_jax.data.sources import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +100,12 @@ def test_broken_images(case: str) -> None:
         messages.add(str(error.value))
     # The message ends up in a file that must be the same in every run.
     assert len(messages) == 1 and "0x" not in messages.pop()
+
+
+def test_reasons_are_the_same_in_every_run() -> None:
+    error = ValueError("bad <_io.BytesIO object at 0x7f4bd8c0f1>\nmore")
+    assert reason(error) == "ValueError: bad <_io.BytesIO object>"
+    assert reason(OSError(13, "whatever", "/a/path")) == "Permission denied"
 
 
 def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:

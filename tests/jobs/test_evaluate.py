@@ -14,6 +14,7 @@ import pytest
 import tiny_runs
 from evaluation_cases import pictures, save_inception, save_pngs
 from inception_cases import TINY
+from train_runs import run_on_two_processes
 
 from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
 from lit_jax.evaluation import measuring
@@ -22,8 +23,10 @@ from lit_jax.evaluation.npz_images import NpzImages
 from lit_jax.jobs.evaluate import evaluate
 from lit_jax.jobs.sample import Protocol, sample
 
-SAMPLES, REFERENCE = pictures(32, seed=1), pictures(30, seed=2) // 2 + 60
-REFERENCE[:12] = SAMPLES[:12]  # so that precision and recall are neither 0 nor 1
+# Half of each set has nothing like it in the other: precision and recall are neither 0 nor 1.
+SAMPLES, REFERENCE = pictures(32, seed=1), pictures(30, seed=2)
+SAMPLES[16:] //= 8
+REFERENCE[15:] = REFERENCE[15:] // 8 + 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +251,9 @@ def test_running_model(place: Place, teacher: Path, data_dir: Path, tmp_path: Pa
     (cache,) = (tmp_path / "cache").iterdir()
     assert cache.name.startswith("digits-heldout-8px-")
     assert "nothing to do" in place.run(out, draw, **given, **reference)[1]
+    # Another request is refused before anything is drawn for it.
+    with pytest.raises(ValueError, match=r"another request: .*resolution=8 \(asked for: 0\)"):
+        place.run(out, lambda folder: pytest.fail("drawn"), **given)
     # The file alone knows where it comes from.
     again, _ = place.run(tmp_path / "b.json", samples=tmp_path / "metrics.samples/samples.npz")
     assert again["samples"]["weights_sha256"] == stored["weights_sha256"]
@@ -468,12 +474,18 @@ def test_refused_configurations(case: str) -> None:
         EvaluateConfig(reference=reference, **rest)
 
 
-def test_command_on_one_device_and_on_eight(place: Place, written: Any, tmp_path: Path) -> None:
-    """The real program; features of eight devices are those of one up to rounding."""
+def test_two_processes_and_the_command(place: Place, written: Any, tmp_path: Path) -> None:
+    """The real program, in two processes that share the parts, one device each: the features of
+    eight devices are the same up to rounding."""
+    out = tmp_path / "o" / "m.json"
     flags = [f"--samples={place.path / 'samples.npz'}", f"--inception={place.path / 'inception'}"]
-    flags += [f"--reference={place.path / 'reference.npz'}", f"--out={tmp_path / 'm.json'}"]
-    said = tiny_runs.run(["evaluate", *flags, f"--cache_dir={tmp_path}"], devices=1)
-    assert f"wrote {tmp_path / 'm.json'}" in said and "Inception Score" in said
-    found = json.loads((tmp_path / "m.json").read_text())
+    flags += [f"--reference={place.path / 'reference.npz'}", f"--out={out}"]
+    arguments = ["evaluate", *flags, f"--cache_dir={tmp_path}"]
+    said = run_on_two_processes(arguments)
+    assert f"wrote {out}" in said[0] and "16 images in" in said[0] and said[1] == ""
+    found = json.loads(out.read_text())
     _close(found["metrics"], written[1]["metrics"], rtol=2e-3)
-    assert found["devices"] == "1 x cpu" and written[1]["devices"] == "8 x cpu"
+    assert (found["devices"], written[1]["devices"]) == ("1 x cpu", "8 x cpu")
+    assert [path.name for path in out.parent.iterdir()] == ["m.json"]
+    before = out.read_bytes()
+    assert "nothing to do" in tiny_runs.run(arguments) and out.read_bytes() == before
