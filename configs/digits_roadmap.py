@@ -39,7 +39,7 @@ class Row:
     table: int
     label: str
     paper: str
-    fid: float | None
+    fid: float
     changes: Mapping[str, Any] = field(default_factory=dict)
     same_as: str = ""
 

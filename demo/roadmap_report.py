@@ -200,17 +200,21 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
     tables = {row["table"] for row in report["rows"].values()}
     figure = Figure(figsize=(13, 10), dpi=100, facecolor="white", layout="constrained")
     panels = figure.subplots(2, 2).flat
+    handles: list[Any] = []
     for (table, title), axes in zip(TITLES.items(), panels, strict=True):
         if table in tables:
             rows = [row for row in report["rows"].values() if row["table"] == table]
-            panel(axes, title, rows)
+            handles = panel(axes, title, rows)
         else:
             axes.set_axis_off()
+    names = [handle.get_label() for handle in handles]
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
     images.save_figure(path, figure)
 
 
-def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One table. Zero is not on the axes: only the order and the spread can be compared."""
+def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """One table; returns what a legend shows. Zero is not on the axes: only the order and the
+    spread can be compared."""
     ours, theirs = "#0072B2", "#D55E00"
     places = range(len(rows))
     means = [row["frechet_distance"]["mean"] for row in rows]
@@ -236,8 +240,7 @@ def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylabel("FDD", color=ours)
     right.set_ylabel("FID-50K", color=theirs)
     axes.grid(True, axis="y", alpha=0.25)
-    handles = axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
-    axes.legend(handles, [h.get_label() for h in handles], fontsize=8, frameon=False)
+    return axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
 
 
 def main(run: str, docs: str) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from lit_jax.version import VERSION as __version__
 
 _PUBLIC = {
     "TextCondition": "lit_jax.models.conditions",
     "create_model": "lit_jax.models.zoo",
     "load_model": "lit_jax.weights.folder",
 }
-__all__ = ["TextCondition", "create_model", "load_model"]  # noqa: F822 (resolved by __getattr__)
+__all__ = ["TextCondition", "__version__", "create_model", "load_model"]  # noqa: F822 (resolved by __getattr__)
 
 
 def __getattr__(name: str) -> Any:

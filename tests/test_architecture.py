@@ -22,6 +22,7 @@ PACKAGE = ROOT / "lit_jax"
 FLOORS = {
     "config": 0,
     "files": 0,
+    "version": 0,
     "models": 1,
     "diffusion": 1,
     "sharding": 1,
@@ -35,7 +36,7 @@ FLOORS = {
     "__main__": 6,
 }
 FACADE = "lit_jax"  # the few public names of lit_jax/__init__.py; no room may lean on it
-PUBLIC_ROOMS = {"config", "models", "weights"}  # what the facade may gather names from
+PUBLIC_ROOMS = {"config", "models", "version", "weights"}  # what the facade may gather names from
 
 PURE_FLOORS = {0, 1, 3}
 PURE_TRAINING = {"training.state", "training.step", "training.optimizer"}

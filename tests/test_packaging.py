@@ -16,6 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import lit_jax
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -145,3 +147,7 @@ def test_scripts_parse_and_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK), f"{script} is not executable"
     checked = subprocess.run(["bash", "-n", ROOT / script], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
+
+
+def test_version_is_the_same_everywhere(project: dict) -> None:
+    assert project["version"] == lit_jax.__version__

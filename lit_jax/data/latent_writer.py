@@ -24,8 +24,9 @@ from lit_jax.files import atomic_path
 
 SUFFIX = "array_record"
 
-# Every record can be read on its own, as TFDS writes them.
-_OPTIONS = "group_size:1"
+# Every record can be read on its own, as TFDS writes them; but not compressed, as TFDS does: that
+# saves a tenth of the space of such numbers, and makes reading several times slower.
+_OPTIONS = "group_size:1,uncompressed"
 
 # What an empty file takes, and protobuf fields and the index per example: for the estimate only.
 _BYTES_PER_FILE, _BYTES_PER_EXAMPLE = 131_072, 256

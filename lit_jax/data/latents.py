@@ -1,7 +1,7 @@
 """Reading the latents that `python -m lit_jax encode` writes (see `schema` for the format).
 
-Records are parsed here and not by TFDS, whose general parser takes four times as long per example
-(`benchmarks/input_pipeline.py`).
+Records are parsed here and not by TFDS, whose general parser takes four times as long (51 against
+13 microseconds for a record of 66 KB).
 
 Letters: M the image and its mirror image (2, or 1 without mirrors), h x w latent pixels, L latent
 channels; the 2 L moments are the mean, then the log-variance.
@@ -10,7 +10,6 @@ channels; the 2 L moments are the mean, then the log-variance.
 from __future__ import annotations
 
 import functools
-import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,10 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lit_jax.config import unknown_name
+from lit_jax.data.open_files import allow_open_files
 from lit_jax.data.schema import LatentSchema, dataset_folder
 
 Example = Mapping[str, Any]
-
-# Files a job keeps open beside the shards: libraries, checkpoints, sockets, device handles.
-_OTHER_FILES = 512
 
 
 def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[bytes]:
@@ -50,7 +47,7 @@ def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[byt
             f"{folder} lacks {len(missing)} of {len(stored.filepaths)} files, among them"
             f" {missing[0]}; copy the folder again"
         )
-    _allow_open_files(len(stored.filepaths) + _OTHER_FILES)
+    allow_open_files(len(stored.filepaths))
     # Readers of our own: those of TFDS would carry the whole builder into worker processes.
     records: Sequence[bytes] = ArrayRecordDataSource(stored.file_instructions)
     _check_record(records[0], schema, folder)
@@ -104,16 +101,3 @@ def _check_record(record: bytes, schema: LatentSchema, folder: Path) -> None:
             f"the records of {folder} do not hold moments {schema.moments_shape} {schema.dtype}"
             f" ({error}); encode the images again, into an empty folder"
         ) from error
-
-
-def _allow_open_files(count: int) -> None:
-    """Every shard stays open, and the usual limit of 1024 files is less than ImageNet may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if count <= soft:
-        return
-    if hard != resource.RLIM_INFINITY and hard < count:
-        raise ValueError(
-            f"the data set and the job keep {count} files open, the limit is {hard};"
-            f" raise it (ulimit -n {count}), or encode with a larger shard_size"
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

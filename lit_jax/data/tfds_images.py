@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,10 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from lit_jax.config import SourceConfig, unknown_name
 from lit_jax.data.image_source import BrokenImage, ImageSource
+from lit_jax.data.open_files import allow_open_files
 
 INFO = "dataset_info.json"
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
-OTHER_FILES = 512
 
 
 class TfdsImages(ImageSource):
@@ -99,16 +98,6 @@ class TfdsImages(ImageSource):
             self._last.record, self._last.index = record.features.feature, index
         features: Mapping[str, Any] = self._last.record
         return features
-
-
-def allow_open_files(count: int) -> None:
-    """Every file of a data set stays open once it was read from; the usual limit of a process is
-    1024, and ImageNet comes in as many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + OTHER_FILES
-    if soft < needed:
-        room = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, room), hard))
 
 
 def prepared_folder(data_dir: Path, name: str) -> Path:

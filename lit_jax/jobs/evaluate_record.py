@@ -10,7 +10,6 @@ import jaxlib
 import numpy as np
 import PIL
 
-import lit_jax
 from lit_jax.evaluation.image_sets import by
 from lit_jax.evaluation.measuring import Measured
 from lit_jax.evaluation.network import Network
@@ -28,6 +27,7 @@ from lit_jax.evaluation.results import (
     mismatch_warnings,
 )
 from lit_jax.jobs.evaluate_inputs import Samples
+from lit_jax.version import VERSION
 
 EVALUATOR = "ADM definitions, lit_jax"
 ADM_PREPROCESSING = "tf1"
@@ -85,7 +85,7 @@ def make_record(
         },
         "devices": measured.devices,
         "versions": {
-            "lit_jax": lit_jax.__version__,
+            "lit_jax": VERSION,
             "jax": jax.__version__,
             "jaxlib": jaxlib.__version__,
             "numpy": np.__version__,

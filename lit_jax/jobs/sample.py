@@ -44,6 +44,7 @@ from lit_jax.jobs.sample_checks import (
     request_of,
 )
 from lit_jax.jobs.sample_shards import RECORD, REQUEST, merge
+from lit_jax.version import VERSION
 from lit_jax.weights.fingerprint import params_sha256
 
 SHARD_SIZE = 512
@@ -248,6 +249,7 @@ def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say:
         "matmul_precision": precision or "default",
         "devices": ", ".join(drawn_on),
         "versions": {
+            "lit_jax": VERSION,
             "jax": jax.__version__,
             "flax": flax.__version__,
             "numpy": np.__version__,

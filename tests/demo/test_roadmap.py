@@ -190,3 +190,13 @@ def test_one_seed_shows_nothing(demo: None) -> None:
     assert verdicts(module, {"relu_dwc": [1.0], "relu": [9.0]}) == {
         ("relu_dwc", "relu"): "one seed"
     }
+
+
+def test_the_page_holds_the_numbers_of_its_json(demo: None) -> None:
+    module = importlib.import_module("roadmap_report")
+    report = json.loads((ROOT / "docs" / "roadmap.json").read_text())
+    page = (ROOT / "docs" / "roadmap.md").read_text()
+    assert page == module.into_page(page, report), "run: demo/roadmap_report.py RUN docs"
+    seeds = {tuple(row["frechet_distance"]["values"]) for row in report["rows"].values()}
+    assert seeds == {("0", "1", "2")}
+    assert list(report["rows"]) == list(digits_roadmap.ROWS)

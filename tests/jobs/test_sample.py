@@ -20,6 +20,7 @@ import pytest
 import tiny_runs
 from PIL import Image
 
+import lit_jax
 from lit_jax import sharding
 from lit_jax.config import MeshConfig
 from lit_jax.jobs import sample as job
@@ -86,6 +87,7 @@ def test_files(written: Path, teacher: Path) -> None:
         "matmul_precision": "default",
         "devices": "8 x cpu",
         "versions": {
+            "lit_jax": lit_jax.__version__,
             "jax": jax.__version__,
             "flax": flax.__version__,
             "numpy": np.__version__,
