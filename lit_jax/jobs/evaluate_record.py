@@ -6,7 +6,6 @@ import platform
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 import PIL
 
@@ -87,7 +86,7 @@ def make_record(
         "versions": {
             "lit_jax": VERSION,
             "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
+            "jaxlib": jax.lib.__version__,
             "numpy": np.__version__,
             "pillow": PIL.__version__,
             "python": platform.python_version(),
