@@ -98,7 +98,7 @@ def write_latents(data_dir: Path, shape: tuple[int, int, int], dtype: str, count
     for shard in range(4):
         path = record_file(folder, schema, shard, 4)
         write_records(path, schema, examples(shard * count // 4))
-    write_metadata(folder, schema, [count // 4] * 4, num_bytes=0)
+    write_metadata(folder, schema, [count // 4] * 4)
     write_schema(folder, schema)
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train on several GPU nodes of a SLURM cluster, one process per GPU. From the repository root:
+# A job on several GPU nodes of a SLURM cluster, one process per GPU. From the repository root:
 #   sbatch --nodes=4 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
-#       --config configs/lit_imagenet256.py:XL/2 --workdir /shared/runs/lit_xl2
-# Arguments go to `python -m lit_jax train` unchanged. The same command resumes a stopped job.
+#       train --config configs/lit_imagenet256.py:XL/2 --workdir /shared/runs/lit_xl2
+# Arguments go to `python -m lit_jax` unchanged. The same command resumes a stopped job.
 #SBATCH --job-name=lit_jax
 #SBATCH --nodes=1
 #SBATCH --gpus-per-node=8
@@ -16,4 +16,4 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?start this file with sbatch}"
 # jax reads coordinator, process count and process id from the variables srun sets.
 export LIT_JAX_DISTRIBUTED=1
-srun --kill-on-bad-exit=1 "${LIT_JAX_PYTHON:-.venv/bin/python}" -m lit_jax train "$@"
+srun --kill-on-bad-exit=1 "${LIT_JAX_PYTHON:-.venv/bin/python}" -m lit_jax "$@"

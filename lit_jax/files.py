@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path` that is renamed to it when the block ends without an error.
 
     A reader sees the old file or the whole new one; after an error the old one is still there.
-    Folders are created. A killed process leaves its temporary file, `.NAME.PID.tmp`, behind.
+    Folders are created. A killed process leaves its temporary file, `.NAME.RANDOM.tmp`, behind.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
+    # Processes of two hosts, or of two containers, may have the same number.
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")
     try:
         yield temporary
         os.replace(temporary, final)

@@ -88,7 +88,7 @@ def write_latents(
         )
         write_records(shard_file(folder, shard, len(counts)), schema, examples)
         first += count
-    write_metadata(folder, schema, counts, num_bytes=0)
+    write_metadata(folder, schema, counts)
     write_schema(folder, schema)
     return folder
 

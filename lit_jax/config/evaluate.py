@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lit_jax.config.typed import limit, require
 
 TFDS = "tfds:"
+USUAL_IMAGES = 10_000  # of a reference of the ADM suite
 
 
 @dataclass(frozen=True)
@@ -17,21 +18,22 @@ class ReferenceConfig:
       made, a folder of images, or "tfds:NAME:SPLIT", prepared in `data_dir`;
     - `resolution`: side of the squares that photographs are cropped to, 0 for images that have
       their size already;
-    - `images`: so many images, at most, enter precision, recall and KID;
+    - `images`: so many images, at most, enter precision, recall and KID; 0 for 10,000, or for all
+      whose features a file of statistics keeps;
     - `cache_dir`: where measured statistics are kept, "" for beside the reference.
     """
 
     source: str
     data_dir: str = ""
     resolution: int = 0
-    images: int = 10_000
+    images: int = 0
     cache_dir: str = ""
 
     def __post_init__(self) -> None:
         require(bool(self.source), "--reference is missing; see evaluate --help")
         limit(self, "at least 0", "resolution")
         require(
-            self.images >= 4,
+            self.images == 0 or self.images >= 4,
             f"--reference_images is {self.images}; precision and recall look at the third neighbour"
             " and need at least 4",
         )
@@ -81,6 +83,12 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("inception", "out"):
             require(bool(getattr(self, name)), f"--{name} is missing; see evaluate --help")
+        # Folders of these names lie beside the output.
+        require(
+            not self.out.endswith((".work", ".samples")),
+            f"--out {self.out}: names that end in .work or .samples are those of folders of this"
+            " job; choose another, as metrics.json",
+        )
         require(
             bool(self.samples) != bool(self.model),
             f"--samples {self.samples!r} and --model {self.model!r}: give exactly one of the two",

@@ -72,8 +72,8 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 class ImageFolder(ImageSource):
     """All images below a folder, sorted by their relative path; with `captions`, the text of image
-    `a/b.png` is `a/b.txt` (UTF-8, stripped). An image without a caption, or with an empty one, is
-    a broken image."""
+    `a/b.png` is `a/b.txt` (UTF-8, stripped), which `a/b.jpg` would share. An image without a
+    caption, or with an empty one, is a broken image."""
 
     def __init__(self, config: SourceConfig) -> None:
         """Raises ValueError when the folder is missing or holds no image."""
@@ -84,6 +84,8 @@ class ImageFolder(ImageSource):
         # Captions belong to the listing: an encode must not go on after they were changed.
         self._listed = listed
         self._paths = [f.path for f in listed if f.path.lower().endswith(IMAGE_SUFFIXES)]
+        captions = (f.path for f in listed if f.path.lower().endswith(CAPTION_SUFFIX))
+        self._captions = {os.path.splitext(path)[0]: path for path in captions}
         require_images(self._paths, self._root)
 
     def __len__(self) -> int:
@@ -101,13 +103,17 @@ class ImageFolder(ImageSource):
     def caption(self, index: int) -> str | None:
         if not self.captions:
             return None
-        path = (self._root / self._paths[index]).with_suffix(CAPTION_SUFFIX)
-        if not path.exists():
-            raise BrokenImage(f"no caption: there is no {printable(path.name)}")
+        stem = os.path.splitext(self._paths[index])[0]
+        if stem not in self._captions:
+            name = printable(os.path.basename(stem) + CAPTION_SUFFIX)
+            raise BrokenImage(f"no caption: there is no {name}")
         try:
-            text = read_file(path).decode("utf-8").strip()
+            # Editors on Windows begin a file with a byte-order mark.
+            text = read_file(self._root / self._captions[stem]).decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
             raise BrokenImage(f"the caption is not UTF-8 (byte {error.start})") from error
+        if "\0" in text:  # UTF-16 without a mark is valid UTF-8
+            raise BrokenImage("the caption is not UTF-8 text (it holds zero bytes)")
         if not text:
             raise BrokenImage("the caption is empty")
         return text
@@ -143,6 +149,12 @@ class ClassFolders(ImageSource):
             raise ValueError(
                 f"{len(empty)} of {len(folders)} class folders in {self._root} hold no images:"
                 f" {', '.join(empty[:3])}; remove or fill them"
+            )
+        # TFDS keeps the names of classes one to a line, stripped.
+        if odd := [name for name in folders if [name] != name.strip().splitlines()]:
+            raise ValueError(
+                f"class folder {odd[0]!r} in {self._root} begins or ends with white space, or has a"
+                " line break in its name; rename it"
             )
         number = {name: index for index, name in enumerate(folders)}
         # Sorted by path alone, "a b/x.png" would stand between the images of "a".

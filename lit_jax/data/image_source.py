@@ -11,6 +11,22 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+# Errors that say something about this one file. All others (a network file system that does not
+# answer, no file handles, no memory) are the machine's, and the next attempt may not have them.
+_OF_THE_FILE = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.EISDIR,
+    errno.ENOTDIR,
+}
+
+# Formats that Pillow decodes by itself; for some others it would start a program.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+Image.init()  # before threads ask for them
+
 
 class BrokenImage(ValueError):
     """An image that cannot be used. The message says why in words that are the same in every run:
@@ -66,7 +82,7 @@ def decode_rgb(encoded: bytes) -> Image.Image:
     if not encoded:
         raise BrokenImage("the file is empty")
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             return image.convert("RGB")
     except MemoryError:
         raise  # this machine's trouble, not the image's
@@ -87,13 +103,14 @@ def reason(error: Exception) -> str:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a regular file. Raises BrokenImage when it is none or cannot be read."""
+    """The bytes of a regular file. Raises BrokenImage when it is none or may not be read, OSError
+    when the reason is not the file."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise BrokenImage("not a regular file")  # a pipe would wait for ever
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        if error.errno in (errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-            raise  # this machine's trouble, not the image's
+        if error.errno not in _OF_THE_FILE:
+            raise
         raise BrokenImage(reason(error)) from error

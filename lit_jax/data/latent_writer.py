@@ -88,11 +88,12 @@ def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExa
     return count
 
 
-def write_metadata(
-    folder: Path, schema: LatentSchema, counts: Sequence[int], num_bytes: int
-) -> None:
-    """Completes the TFDS data set in a folder of latents: `counts` examples per file."""
+def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) -> int:
+    """Completes the TFDS data set in a folder of latents, `counts` examples per file; returns the
+    size of the files, which readers compare with what they find."""
     data_dir = dataset_folder(folder)
+    paths = (record_file(folder, schema, shard, len(counts)) for shard in range(len(counts)))
+    num_bytes = sum(path.stat().st_size for path in paths)
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=DATASET_NAME,
         version=tfds.core.Version(DATASET_VERSION),
@@ -109,6 +110,7 @@ def write_metadata(
     )
     info.set_splits(tfds.core.splits.SplitDict([split]))
     info.write_to_directory(str(data_dir))
+    return num_bytes
 
 
 def estimated_bytes(schema: LatentSchema, images: int, files: int) -> int:

@@ -10,6 +10,7 @@ channels; the 2 L moments are the mean, then the log-variance.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,26 @@ def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[byt
     """
     if split != schema.split:
         raise unknown_name(f"split of {folder}", split, [schema.split])
-    builder = tfds.builder_from_directory(dataset_folder(folder))
-    stored = builder.info.splits[split]
+    stored = check_files(folder, schema)
+    allow_open_files(len(stored.filepaths))
+    # Readers of our own: those of TFDS would carry the whole builder into worker processes.
+    records: Sequence[bytes] = ArrayRecordDataSource(stored.file_instructions)
+    _check_record(records[0], schema, folder)
+    return records
+
+
+def check_files(folder: Path, schema: LatentSchema) -> tfds.core.SplitInfo:
+    """Where the examples of a schema lie, all of them; ValueError when files are missing, cut
+    short, or not those of the schema. Looks at names and sizes only."""
+    try:
+        stored = tfds.builder_from_directory(dataset_folder(folder)).info.splits[schema.split]
+    except (OSError, KeyError) as error:
+        raise ValueError(
+            f"{dataset_folder(folder)} is not a whole data set ({error}); copy the folder again"
+        ) from error
     if stored.num_examples != schema.count:
         raise ValueError(
-            f"{folder} holds {stored.num_examples} {split} examples, its schema says"
+            f"{folder} holds {stored.num_examples} {schema.split} examples, its schema says"
             f" {schema.count}; encode the images again, into an empty folder"
         )
     if missing := [path.name for path in stored.filepaths if not path.exists()]:
@@ -47,11 +63,13 @@ def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[byt
             f"{folder} lacks {len(missing)} of {len(stored.filepaths)} files, among them"
             f" {missing[0]}; copy the folder again"
         )
-    allow_open_files(len(stored.filepaths))
-    # Readers of our own: those of TFDS would carry the whole builder into worker processes.
-    records: Sequence[bytes] = ArrayRecordDataSource(stored.file_instructions)
-    _check_record(records[0], schema, folder)
-    return records
+    found = sum(os.path.getsize(path) for path in stored.filepaths)
+    if found != stored.num_bytes:
+        raise ValueError(
+            f"the {len(stored.filepaths)} files in {dataset_folder(folder)} have {found:,} bytes,"
+            f" not {stored.num_bytes:,}; copy the folder again"
+        )
+    return stored
 
 
 def examples(

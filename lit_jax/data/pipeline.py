@@ -32,7 +32,6 @@ from lit_jax.config import unknown_name
 from lit_jax.data import digits, latents, transforms
 from lit_jax.data.schema import SCHEMA, LatentSchema, is_latent_folder, read_schema
 from lit_jax.data.stream import Arrays, Batch, BatchStream
-from lit_jax.files import sha256_file
 
 PathLike = str | os.PathLike[str]
 
@@ -235,7 +234,7 @@ def _latents(
     arrays: Arrays = {"moments": (schema.moments_shape[1:], np.dtype(schema.dtype))}
     if schema.classes:
         arrays = {**arrays, **_LABEL}
-    identity = {"data schema sha256": sha256_file(folder / SCHEMA)}
+    identity = {"data schema sha256": schema.identity_sha256()}
     return _Examples(dataset, arrays, transforms.selected, identity)
 
 

@@ -16,6 +16,7 @@ scaled, not clipped.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,10 +35,10 @@ SCHEMA_VERSION = 1
 class LatentSchema:
     """The content of `schema.json`.
 
-    `vae` holds the fields of `weights.fingerprint.VaeIdentity`: id, sha256, scaling_factor,
-    downsampling, latent_channels. `latent_shape` is (h, w, L). `count` examples are stored,
-    `skipped` images could not be used. `classes` is empty without labels. `source` says which
-    images: kind, path, name, split, and the sha256 of their listing.
+    `vae` holds the fields of `weights.fingerprint.VaeIdentity`: id, sha256, encoder_sha256,
+    scaling_factor, downsampling, latent_channels. `latent_shape` is (h, w, L). `count` examples are
+    stored, `skipped` images could not be used. `classes` is empty without labels. `source` says
+    which images: kind, path, name, split, and the sha256 of their listing.
     """
 
     vae: Mapping[str, Any]
@@ -59,6 +60,14 @@ class LatentSchema:
     def split(self) -> str:
         """The only split of the data set."""
         return str(self.source["split"])
+
+    def identity_sha256(self) -> str:
+        """Hash of what the examples depend on. Where the images lie, what they are called there,
+        and the name and decoder of the VAE are no part of it: hashes stand for the rest."""
+        content = dataclasses.asdict(self)
+        content["vae"] = {k: v for k, v in self.vae.items() if k not in ("id", "sha256")}
+        content["source"] = {k: v for k, v in self.source.items() if k not in ("path", "name")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
     def moments_shape(self) -> tuple[int, int, int, int]:

@@ -43,7 +43,8 @@ class TfdsImages(ImageSource):
             raise ValueError(
                 f"{folder} is stored as {', '.join(sorted(formats))}, which only TensorFlow reads;"
                 f" convert it once: tfds convert_format --dataset_version_dir={folder}"
-                " --out_file_format=array_record --out_dir=OTHER_FOLDER"
+                " --out_file_format=array_record --out_dir=OTHER_FOLDER, and set"
+                " source.path=OTHER_FOLDER and source.name=''"
             )
         # The data set may be stored in a second format beside this one.
         stored = tfds.builder_from_directory(str(folder), file_format="array_record").info
@@ -61,17 +62,17 @@ class TfdsImages(ImageSource):
     def name(self, index: int) -> str:
         if not self._named:
             return f"{self._info.name}/{index:06d}"
-        name: bytes = self._record(index)[FILE_NAME].bytes_list.value[0]
+        name: bytes = self._only(index, FILE_NAME, "bytes_list")
         return name.decode("utf-8", "backslashreplace")
 
     def encoded(self, index: int) -> bytes:
-        encoded: bytes = self._record(index)[IMAGE].bytes_list.value[0]
+        encoded: bytes = self._only(index, IMAGE, "bytes_list")
         return encoded
 
     def label(self, index: int) -> int | None:
         if not self.classes:
             return None
-        label = int(self._record(index)[LABEL].int64_list.value[0])
+        label = int(self._only(index, LABEL, "int64_list"))
         if not 0 <= label < len(self.classes):
             raise BrokenImage(f"label {label} is not in 0..{len(self.classes) - 1}")
         return label
@@ -87,13 +88,24 @@ class TfdsImages(ImageSource):
             digest.update(f"{file.name}\0{length}\0{file.stat().st_size}\n".encode())
         return digest.hexdigest()
 
+    def _only(self, index: int, feature: str, kind: str) -> Any:
+        """The one value of a feature."""
+        values = getattr(self._record(index)[feature], kind).value
+        if len(values) != 1:
+            raise BrokenImage(f"the record has {len(values)} values of {feature!r}, not one")
+        return values[0]
+
     def _record(self, index: int) -> Mapping[str, Any]:
         """The features of record `index`, as they are stored; kept until this thread asks for
         another, since name, label and image are asked for one after the other."""
         if getattr(self._last, "index", None) != index:
             try:
                 record = tf_example_pb2.Example.FromString(self._records[index])
-            except (DecodeError, IndexError, RuntimeError, ValueError) as error:
+            except (DecodeError, RuntimeError) as error:
+                # Any other trouble with a file, as one that cannot be opened, is no trouble of this
+                # image; ArrayRecord has one type of error for all.
+                if isinstance(error, RuntimeError) and "Corrupted" not in str(error):
+                    raise
                 raise BrokenImage("the record is damaged") from error
             self._last.record, self._last.index = record.features.feature, index
         features: Mapping[str, Any] = self._last.record

@@ -6,20 +6,22 @@ Letters: N images, B images of one reading, H height, W width, C channels.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lit_jax import files
 from lit_jax.data.crop import center_crop
-from lit_jax.data.image_source import ImageSource
+from lit_jax.data.folders import IMAGE_SUFFIXES, list_files, printable
+from lit_jax.data.image_source import ImageSource, read_file
 
-IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LOSSLESS = (".png", ".bmp")
+# Formats that keep the pixels; a palette, as in GIF, does not.
+LOSSLESS = (".bmp", ".pgm", ".png", ".ppm", ".tif", ".tiff")
 
 # What PIL calls 8-bit colour, grey and palette. Others (alpha, 16 bit, CMYK) have no one meaning.
 _MODES = ("RGB", "L", "P", "1")
@@ -70,21 +72,17 @@ class ArrayImages:
 
 class FolderImages:
     """All image files below a folder, in the order of their relative paths, as they are: 8-bit RGB
-    or grey, all of one size. Raises ValueError for a folder without images; a bad file is named
-    when it is read.
+    or grey, all of one size. Hidden ones are left out, links are followed.
+
+    Raises ValueError for a folder without images; a bad file is named when it is read.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self._path = path
-        self._files = sorted(
-            Path(root, name).relative_to(path).as_posix()
-            for root, _, names in os.walk(path, followlinks=True)
-            for name in names
-            if name.lower().endswith(IMAGE_FILES) and not name.startswith(".")
-        )
+        self._files = [file.path for file in list_files(path, IMAGE_SUFFIXES)]
         if not self._files:
-            raise ValueError(f"{path} holds no images ({', '.join(IMAGE_FILES)})")
+            raise ValueError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
         self.count = len(self._files)
         self.lossy = sum(not name.lower().endswith(LOSSLESS) for name in self._files)
         first = self._load(0)
@@ -104,25 +102,28 @@ class FolderImages:
 
     def _load(self, index: int) -> np.ndarray:
         try:
-            with Image.open(self._path / self._files[index]) as image:
-                if image.mode not in _MODES:
-                    raise ValueError(
-                        f"{self.where(index)} is of mode {image.mode}; 8-bit RGB or grey is needed,"
-                        " without an alpha channel"
-                    )
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            with Image.open(io.BytesIO(read_file(self._path / self._files[index]))) as image:
+                mode, image_HxWx3 = image.mode, np.asarray(image.convert("RGB"))
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise nearly anything for damaged files
             raise ValueError(f"{self.where(index)} cannot be read: {error}") from error
+        if mode not in _MODES:
+            raise ValueError(
+                f"{self.where(index)} is of mode {mode}; 8-bit RGB or grey is needed,"
+                " without an alpha channel"
+            )
+        return image_HxWx3
 
     def where(self, index: int) -> str:
-        return str(self._path / self._files[index])
+        return printable(str(self._path / self._files[index]))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
         paths = [self._path / name for name in self._files]
         contents = self._readers.map(files.sha256_file, paths)
         for name, content in zip(self._files, contents, strict=True):
-            digest.update(f"{name}|{content}\n".encode())
+            digest.update(os.fsencode(name) + f"|{content}\n".encode())
         return digest.hexdigest()
 
 
@@ -156,14 +157,21 @@ class CroppedImages:
         return self._source.listing_sha256()
 
 
-def check_levels(images: ImageSet, count: int = 64) -> None:
-    """Raises ValueError when the first images use no grey level above 1: uint8 made of 0..1."""
-    first = images.read(0, min(count, images.count))
-    if first.max() <= 1:
-        raise ValueError(
-            f"the first {len(first)} images of {images.name} hold grey levels 0 and 1 only;"
-            " 0..255 are needed: scale before the conversion to uint8"
-        )
+def check_levels(images: ImageSet, count: int = 64) -> list[str]:
+    """A warning when images from all over the set are black. Raises ValueError when they use no
+    grey level above 1: uint8 made of 0..1."""
+    chosen = np.unique(np.linspace(0, images.count - 1, count).astype(int))
+    largest = 0
+    for index in map(int, chosen):
+        largest = max(largest, int(images.read(index, index + 1).max()))
+        if largest > 1:
+            return []
+    if largest == 0:
+        return [f"{images.name}: {len(chosen)} images from all over the set are black"]
+    raise ValueError(
+        f"{len(chosen)} images from all over {images.name} hold grey levels 0 and 1 only;"
+        " 0..255 are needed: scale before the conversion to uint8"
+    )
 
 
 def check_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:

@@ -10,7 +10,6 @@ Letters: N images, K images whose features are kept, D features of the pool, L l
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from lit_jax import files
 from lit_jax.evaluation.image_sets import ImageSet
 from lit_jax.evaluation.network import SPATIAL_FEATURES, FeatureExtractor
+from lit_jax.evaluation.npz_images import readable
 from lit_jax.evaluation.scores import Moments
 
 # At most this many parts, because each holds a covariance; at least so many images in each.
@@ -33,7 +33,8 @@ _ROWS = 2048
 
 _DIGEST = 32  # bytes of a sha256
 
-Progress = Callable[[int], None]
+# Told how many images were done, and whether they were found done.
+Progress = Callable[[int, bool], None]
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ def write_parts(
     """Writes the parts of this host that are not there yet.
 
     `kept` are the indices of the images whose pool features are stored, `share` is (index of this
-    host, number of hosts); `progress` is told how many images were done or found done.
+    host, number of hosts).
     """
     for number, (first, last) in enumerate(part_spans(images.count)):
         if number % share[1] != share[0]:
             continue
         path = _part_path(folder, number)
         if path.exists():
-            progress(last - first)
+            progress(last - first, True)
             continue
         chosen = kept[(kept >= first) & (kept < last)] - first
         part = _measure_part(images, extractor, first, last, chosen, with_logits, progress)
@@ -145,7 +146,7 @@ def _measure_part(
         logits.append(found.logits_BxL if with_logits else found.logits_BxL[:0])
         pool.add(found.pool_BxD)
         spatial.add(found.spatial_BxS)
-        progress(len(batch_BxHxWx3))
+        progress(len(batch_BxHxWx3), False)
     return {
         "kept": np.concatenate(kept),
         "logits": np.concatenate(logits),
@@ -193,10 +194,6 @@ def _part_path(folder: Path, number: int) -> Path:
 
 
 def _read_part(path: Path) -> dict[str, Any]:
-    try:
-        with np.load(path) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); remove it and run the same command again"
-        ) from error
+    remedy = "remove it and run the same command again"
+    with readable(path, remedy), np.load(path) as stored:
+        return {name: stored[name] for name in stored.files}

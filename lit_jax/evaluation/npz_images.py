@@ -5,18 +5,20 @@ Letters: N images, B images of one reading, H height, W width, C channels.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
-from lit_jax import files
 from lit_jax.evaluation.image_sets import check_array, colour
 
-_PIECE = 1 << 24  # bytes skipped at a time in a compressed stream
+_PIECE = 1 << 24  # bytes read at a time where images are not needed
 
 
 class NpzImages:
@@ -34,9 +36,9 @@ class NpzImages:
         with open_npz(path) as archive:
             if self._member not in archive.namelist():
                 raise ValueError(f"{path} has no {key}; it holds {array_names(archive)}")
-            info = archive.getinfo(self._member)
-            with archive.open(info) as stream:
-                shape, fortran, dtype = _npy_header(stream, path)
+            self._info = info = archive.getinfo(self._member)
+            with readable(path), archive.open(info) as stream:
+                shape, fortran, dtype = _npy_header(stream)
                 header = stream.tell()
         check_array(f"{key} of {path}", shape, dtype)
         if fortran:
@@ -46,25 +48,25 @@ class NpzImages:
         self._image_bytes = height * width * self.channels
         self._header = header
         self._map: np.ndarray | None = None
+        wanted = header + self.count * self._image_bytes
+        if info.file_size < wanted:
+            raise ValueError(_cut_short(path))
         if info.compress_type == zipfile.ZIP_STORED:
-            start = _data_offset(path, info) + header
-            if path.stat().st_size < start + self.count * self._image_bytes:
-                raise ValueError(f"{path} is cut short; copy it again")
-            self._map = np.memmap(path, np.uint8, "r", offset=start, shape=shape)
+            start = _data_offset(path, info)
+            if path.stat().st_size < start + wanted:
+                raise ValueError(_cut_short(path))
+            self._map = np.memmap(path, np.uint8, "r", offset=start + header, shape=shape)
         self._stream: IO[bytes] | None = None
         self._position = 0
 
     def read(self, first: int, last: int) -> np.ndarray:
         if self._map is not None:
             return colour(np.array(self._map[first:last]))
-        stream = self._stream_at(first)
         wanted = (last - first) * self._image_bytes
-        try:
-            data = stream.read(wanted)
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
-            raise ValueError(f"{self._path} is damaged: {error}") from error
+        with readable(self._path):
+            data = self._stream_at(first).read(wanted)
         if len(data) < wanted:
-            raise ValueError(f"{self._path} is cut short; copy it again")
+            raise ValueError(_cut_short(self._path))
         self._position = last
         images = np.frombuffer(data, np.uint8).reshape(last - first, *self.size, self.channels)
         return colour(images)
@@ -79,7 +81,7 @@ class NpzImages:
         while rest:
             skipped = len(self._stream.read(min(rest, _PIECE)))
             if not skipped:
-                raise ValueError(f"{self._path} is cut short; copy it again")
+                raise ValueError(_cut_short(self._path))
             rest -= skipped
         self._position = index
         return self._stream
@@ -88,7 +90,43 @@ class NpzImages:
         return f"image {index} of {self.name}"
 
     def fingerprint(self) -> str:
-        return files.sha256_file(self._path)
+        """sha256 of the file. Raises ValueError when a stored array is not what was written; a
+        compressed one is checked when it is read."""
+        digest, crc, position = hashlib.sha256(), 0, 0
+        first = _data_offset(self._path, self._info)
+        last = first + self._info.compress_size
+        with readable(self._path), open(self._path, "rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                inside = slice(max(first - position, 0), max(last - position, 0))
+                crc = zlib.crc32(memoryview(piece)[inside], crc)
+                position += len(piece)
+        if self._map is not None and crc != self._info.CRC:
+            raise ValueError(f"{self._path} is damaged: its checksum is wrong; copy it again")
+        return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def readable(path: Path, remedy: str = "copy or make it again") -> Iterator[None]:
+    """Turns what a damaged npz raises in the block into a ValueError that names the file."""
+    try:
+        yield
+    except (
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+        NotImplementedError,  # another compression
+        RuntimeError,  # a password
+    ) as error:
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is damaged: {error}; {remedy}") from error
+
+
+def _cut_short(path: Path) -> str:
+    return f"{path} is cut short; copy it again"
 
 
 def open_npz(path: Path) -> zipfile.ZipFile:
@@ -97,7 +135,7 @@ def open_npz(path: Path) -> zipfile.ZipFile:
         raise ValueError(f"{path} does not exist")
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise ValueError(f"{path} is no npz file, or cut short: {error}") from error
 
 
@@ -106,13 +144,10 @@ def array_names(archive: zipfile.ZipFile) -> list[str]:
     return sorted(name.removesuffix(".npy") for name in archive.namelist())
 
 
-def _npy_header(stream: IO[bytes], path: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
-    try:
-        version = npy.read_magic(stream)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        return read(stream)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = npy.read_magic(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    return read(stream)
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:

@@ -7,9 +7,10 @@ the reference as a file of their own, which is found again by what it was made f
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from lit_jax import files
 from lit_jax.config.encode import SourceConfig
-from lit_jax.config.evaluate import TFDS, ReferenceConfig, tfds_name
+from lit_jax.config.evaluate import TFDS, USUAL_IMAGES, ReferenceConfig, tfds_name
 from lit_jax.evaluation.image_sets import CroppedImages, FolderImages, ImageSet, check_levels
 from lit_jax.evaluation.measuring import Measured, choose
 from lit_jax.evaluation.network import Network
@@ -33,6 +34,9 @@ from lit_jax.evaluation.statistics import (
 
 SUFFIX = ".statistics.npz"
 
+# What the sample job leaves in its folder: the images, and the record that says it was finished.
+_SAMPLES, _RECORD = "samples.npz", "sample.json"
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -40,7 +44,9 @@ class Reference:
 
     `images` is None for a file with statistics only. `given` are the statistics in the file, which
     come before those of its images: an ADM file has the statistics of a whole data set and a part
-    of its images. `kept` (indices of images) and `cache` belong to `images`.
+    of its images. `kept` are the indices of the images for precision, recall and KID, in one of our
+    own files those of the features it kept. Statistics of `images` go to files that begin with
+    `cache`. `warnings` is what has to be said of the images.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Reference:
     resolution: int
     kept: np.ndarray
     cache: Path | None
+    warnings: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
         """A hash (hex) by which a changed reference is noticed: of the file, or of the images."""
@@ -66,7 +73,10 @@ def open_reference(config: ReferenceConfig, network: Network) -> Reference:
     if config.source.startswith(TFDS):
         kind, images = "tfds", _tfds_images(config)
         name, split = tfds_name(config.source)
-        home, stem = Path(config.data_dir), f"{name.replace('/', '-')}-{split}"
+        home, stem = Path(config.data_dir).expanduser(), f"{name.replace('/', '-')}-{split}"
+    elif (path / _RECORD).exists() or (path / _SAMPLES).exists():
+        kind, images = "samples", _sample_folder(path, config.resolution)
+        home, stem = path.resolve().parent, path.resolve().name
     elif path.is_dir():
         kind, images = "folder", _folder_images(path, config.resolution)
         home, stem = path.resolve().parent, path.resolve().name
@@ -79,15 +89,30 @@ def open_reference(config: ReferenceConfig, network: Network) -> Reference:
             " tfds:NAME:SPLIT"
         )
     if images is None:
-        return Reference(str(path), kind, network, None, given, about, 0, np.arange(0), None)
-    check_levels(images)
+        kept = _kept_features(path, about, config.images)
+        return Reference(str(path), kind, network, None, given, about, 0, kept, None)
+    if images.count < 2:
+        raise ValueError(f"{config.source} holds 1 image; a reference needs 2 at least")
+    warnings = check_levels(images)
     home = Path(config.cache_dir).expanduser() if config.cache_dir else home
     side = f"-{config.resolution}px" if config.resolution else ""
-    cache = home / f"{stem}{side}-{network.sha256[:8]}-{network.config.preprocessing}{SUFFIX}"
-    kept = choose(images.count, config.images)
+    cache = home / f"{stem}{side}-{network.sha256[:8]}-{network.config.preprocessing}"
+    kept = choose(images.count, config.images or USUAL_IMAGES)
     return Reference(
-        config.source, kind, network, images, given, None, config.resolution, kept, cache
+        config.source, kind, network, images, given, None, config.resolution, kept, cache, warnings
     )
+
+
+def _kept_features(path: Path, about: dict[str, Any] | None, wanted: int) -> np.ndarray:
+    """Which of the features in a file with statistics are used: `wanted` of them, 0 for all."""
+    stored = 0 if about is None else int(about["kept"])
+    # Asked for more than there are images, all of them are meant.
+    if wanted > stored and (about is None or stored < about["images"]):
+        raise ValueError(
+            f"--reference_images {wanted}: {path} has statistics, and the features of {stored}"
+            f" images; {'use at most so many' if stored else 'leave it out'}, or give the images"
+        )
+    return choose(stored, wanted or stored)
 
 
 def _tfds_images(config: ReferenceConfig) -> ImageSet:
@@ -108,14 +133,29 @@ def _folder_images(path: Path, resolution: int) -> ImageSet:
     return CroppedImages(str(path), source, resolution)
 
 
-def _npz_reference(
-    path: Path, resolution: int, network: Network
-) -> tuple[str, ImageSet | None, Statistics | None, dict[str, Any] | None]:
+def _sample_folder(path: Path, resolution: int) -> ImageSet:
+    if not (path / _RECORD).exists() or not (path / _SAMPLES).exists():
+        missing = _SAMPLES if (path / _RECORD).exists() else _RECORD
+        raise ValueError(
+            f"{path} is a folder of samples without {missing}: not finished, or latents only; run"
+            " the same sample command again, or sample images"
+        )
+    _refuse_crop(path, resolution)
+    return NpzImages(path / _SAMPLES)
+
+
+def _refuse_crop(path: Path, resolution: int) -> None:
     if resolution:
         raise ValueError(
             f"--resolution {resolution} crops photographs of a folder or data set; the images of"
             f" {path} are taken as they are: leave it out"
         )
+
+
+def _npz_reference(
+    path: Path, resolution: int, network: Network
+) -> tuple[str, ImageSet | None, Statistics | None, dict[str, Any] | None]:
+    _refuse_crop(path, resolution)
     with open_npz(path) as archive:
         names = array_names(archive)
     given = read_statistics(path, network) if has_statistics(path) else None
@@ -147,22 +187,34 @@ def measured_from(reference: Reference, fingerprint: str) -> dict[str, Any]:
     }
 
 
+def cache_file(reference: Reference, fingerprint: str) -> Path:
+    """Where measured statistics are kept. The name holds a hash of all they depend on, so that two
+    jobs never write the same file with different content."""
+    assert reference.cache is not None
+    text = json.dumps(measured_from(reference, fingerprint), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+    return reference.cache.with_name(f"{reference.cache.name}-{digest}{SUFFIX}")
+
+
 def is_cached(reference: Reference, fingerprint: str) -> bool:
     """Whether nothing has to be measured: there are no images, or the statistics of these images,
     by this network, are there already.
 
     Raises ValueError when a file of somebody else has the name of the cache.
     """
-    cache = reference.cache
-    if cache is None:
+    if reference.cache is None:
         return True
+    cache = cache_file(reference, fingerprint)
     if not cache.exists():
         return False
     about = read_about(cache)
     if about is None:
         raise ValueError(f"{cache} is no file of lit_jax; move it, or choose another --cache_dir")
-    wanted = measured_from(reference, fingerprint)
-    return {name: about[name] for name in wanted} == wanted
+    return _agrees(about, measured_from(reference, fingerprint))
+
+
+def _agrees(about: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    return all(name in about and about[name] == value for name, value in wanted.items())
 
 
 def check_cache(reference: Reference) -> None:
@@ -178,9 +230,10 @@ def check_cache(reference: Reference) -> None:
         )
 
 
-def write_cache(reference: Reference, measured: Measured, fingerprint: str, work: Path) -> None:
-    """Keeps what was measured; `work` is a folder for the unfinished file."""
-    assert reference.cache is not None
+def write_cache(reference: Reference, measured: Measured, fingerprint: str, work: Path) -> Path:
+    """Keeps what was measured, in the file that is returned; `work` is a folder for the unfinished
+    one."""
+    cache = cache_file(reference, fingerprint)
     unfinished = work / "statistics.npz"
     about = measured_from(reference, fingerprint)
     about |= {"name": reference.name, "images_sha256": measured.images_sha256}
@@ -188,10 +241,11 @@ def write_cache(reference: Reference, measured: Measured, fingerprint: str, work
         write_statistics(file, measured, about)
     # The same name for the same job: what a killed run leaves, the next one replaces.
     job = hashlib.sha256(str(work.resolve()).encode()).hexdigest()[:8]
-    beside = reference.cache.with_name(f".{reference.cache.name}.{job}.tmp")
+    beside = cache.with_name(f".{cache.name}.{job}.tmp")
     beside.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(unfinished, beside)
-    os.replace(beside, reference.cache)
+    os.replace(beside, cache)
+    return cache
 
 
 @dataclass(frozen=True)
@@ -205,19 +259,23 @@ class Known:
     images_sha256: str | None
 
 
-def read_known(reference: Reference) -> Known:
-    """The statistics of a reference, from its file and from its cache."""
+def read_known(reference: Reference, fingerprint: str) -> Known:
+    """The statistics of a reference, from its file and from its cache.
+
+    Raises ValueError when the cache is not, or no longer, that of this reference.
+    """
     if reference.images is None:
         assert reference.given is not None
         if reference.about is None:
             return Known(reference.given, None, None, None)
-        kept = read_kept(Path(reference.name))
+        kept = read_kept(Path(reference.name))[reference.kept]
         return Known(reference.given, None, kept, reference.about["images_sha256"])
-    assert reference.cache is not None
-    about = read_about(reference.cache)
-    assert about is not None
-    measured = read_statistics(reference.cache, reference.network)
-    kept = read_kept(reference.cache)
+    cache = cache_file(reference, fingerprint)
+    about = read_about(cache) if cache.exists() else None
+    if about is None or not _agrees(about, measured_from(reference, fingerprint)):
+        raise ValueError(f"{cache} was replaced while this ran; run the same command again")
+    measured = read_statistics(cache, reference.network)
+    kept = read_kept(cache)
     if reference.given is None:
         return Known(measured, None, kept, about["images_sha256"])
     return Known(reference.given, measured, kept, about["images_sha256"])

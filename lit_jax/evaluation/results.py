@@ -22,7 +22,6 @@ SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 0
 
 # Published numbers compare 50,000 samples; below this many the bias of the distances is large.
 FEW, USUAL = 10_000, 50_000
-USUAL_REFERENCE = 10_000  # images of a reference file of the ADM suite
 
 # A mean of n random images is about sqrt(trace of the covariance / n) away from that of the data
 # set: 1 is expected of the square, this much is no chance.

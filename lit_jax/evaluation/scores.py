@@ -12,6 +12,7 @@ import contextlib
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lit_jax.evaluation import features
 from lit_jax.evaluation.neighbours import PrecisionRecall, precision_recall
@@ -97,10 +98,11 @@ class Moments:
         return self._scatter / (self.count - 1)
 
 
-def moments(features_NxD: np.ndarray) -> Moments:
+def moments(features_NxD: ArrayLike) -> Moments:
     """The moments of one array of features [N, D]."""
-    result = Moments(np.asarray(features_NxD).shape[-1])
-    result.update(features_NxD)
+    values_NxD = np.atleast_1d(features_NxD)
+    result = Moments(values_NxD.shape[-1])
+    result.update(values_NxD)
     return result
 
 
@@ -131,7 +133,7 @@ def _factor(matrix_DxD: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance(
-    mean_a: np.ndarray, covariance_a: np.ndarray, mean_b: np.ndarray, covariance_b: np.ndarray
+    mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike
 ) -> float:
     """Squared Fréchet (2-Wasserstein) distance of two Gaussians, the formula behind FID.
 
@@ -140,10 +142,21 @@ def frechet_distance(
     (Dowson and Landau, 1982; Heusel et al., 2017). The last trace is the nuclear norm of
     L_a L_b^T for any factors S = L^T L, a sum of singular values: real by construction and accurate
     for rank-deficient covariances, where a general matrix square root is not. Means [D],
-    covariances [D, D]; the unit is that of the squared features. Rounding below zero is cut to 0.0.
+    covariances [D, D], or numbers where D is 1; the unit is that of the squared features. Rounding
+    below zero is cut to 0.0. Raises ValueError for other shapes and for values that are not finite.
     """
-    gap = np.asarray(mean_a, np.float64) - np.asarray(mean_b, np.float64)
-    cov_a, cov_b = np.asarray(covariance_a, np.float64), np.asarray(covariance_b, np.float64)
+    means = [np.atleast_1d(np.asarray(mean, np.float64)) for mean in (mean_a, mean_b)]
+    covariances = [np.atleast_2d(np.asarray(c, np.float64)) for c in (covariance_a, covariance_b)]
+    size = means[0].size
+    shapes = [array.shape for array in (*means, *covariances)]
+    if shapes != [(size,)] * 2 + [(size, size)] * 2 or size == 0:
+        raise ValueError(
+            f"means {shapes[0]} and {shapes[1]}, covariances {shapes[2]} and {shapes[3]}: [D] and"
+            " [D, D] with one D are needed"
+        )
+    if not all(np.isfinite(array).all() for array in (*means, *covariances)):
+        raise ValueError("a mean or a covariance contains NaN or infinite values")
+    gap, (cov_a, cov_b) = means[0] - means[1], covariances
     cross = np.linalg.svd(_factor(cov_a) @ _factor(cov_b).T, compute_uv=False).sum()
     distance = gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross
     return max(float(distance), 0.0)
@@ -176,7 +189,7 @@ class InceptionScore(NamedTuple):
 
 
 def inception_score(
-    logits_NxL: np.ndarray, splits: int = 10, split_size: int | None = None
+    logits_NxL: ArrayLike, splits: int = 10, split_size: int | None = None
 ) -> InceptionScore:
     """exp of the mean KL(p(y|x) || p(y)) over the examples of a split (Salimans et al., 2016).
 
@@ -217,7 +230,7 @@ def _score_of_split(logits_NxL: np.ndarray) -> float:
     return float(np.exp((p * (log_p - log_marginal)).sum(axis=1).mean()))
 
 
-def kernel_distance(features_a: np.ndarray, features_b: np.ndarray) -> float:
+def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
     """Kernel Inception distance (Binkowski et al., 2018): the unbiased estimate of the squared MMD
     with the kernel (x.y / D + 1)^3.
 
@@ -258,8 +271,8 @@ def _kernel_mean_of_pairs(x_NxD: np.ndarray) -> float:
 
 
 def kernel_distance_of_subsets(
-    features_a: np.ndarray,
-    features_b: np.ndarray,
+    features_a: ArrayLike,
+    features_b: ArrayLike,
     subsets: int = 100,
     size: int = 1000,
     seed: int = 0,
@@ -269,14 +282,13 @@ def kernel_distance_of_subsets(
     The usual way to report KID; the standard deviation is that of one pair of subsets. Subset i is
     a function of `seed` and i. Raises ValueError when a set has fewer than `size` examples.
     """
-    if min(len(features_a), len(features_b)) < size:
-        raise ValueError(
-            f"sets of {len(features_a)} and {len(features_b)} examples have no subsets of {size}"
-        )
+    a, b = np.asarray(features_a), np.asarray(features_b)
+    if min(len(a), len(b)) < size:
+        raise ValueError(f"sets of {len(a)} and {len(b)} examples have no subsets of {size}")
     values = []
     for index in range(subsets):
         generator = np.random.default_rng((seed, index))
-        pick_a = generator.choice(len(features_a), size, replace=False)
-        pick_b = generator.choice(len(features_b), size, replace=False)
-        values.append(kernel_distance(features_a[pick_a], features_b[pick_b]))
+        pick_a = generator.choice(len(a), size, replace=False)
+        pick_b = generator.choice(len(b), size, replace=False)
+        values.append(kernel_distance(a[pick_a], b[pick_b]))
     return float(np.mean(values)), float(np.std(values))

@@ -10,7 +10,6 @@ Letters: D features, K images whose features are kept.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from lit_jax.evaluation.measuring import Measured
 from lit_jax.evaluation.network import SPATIAL_FEATURES, Network
-from lit_jax.evaluation.npz_images import array_names, open_npz
+from lit_jax.evaluation.npz_images import array_names, open_npz, readable
 from lit_jax.evaluation.scores import Moments
 
 VERSION = 1
@@ -134,9 +133,6 @@ def _read_gaussian(path: Path, mean: str, covariance: str, dimensions: int) -> G
 
 
 def _array(path: Path, name: str) -> np.ndarray:
-    try:
-        with np.load(path) as stored:
-            array: np.ndarray = stored[name]
-            return array
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise ValueError(f"{name} of {path} cannot be read: {error}") from error
+    with readable(path), np.load(path) as stored:
+        array: np.ndarray = stored[name]
+        return array

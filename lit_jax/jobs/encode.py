@@ -27,6 +27,7 @@ from jax.experimental import multihost_utils
 from lit_jax import files
 from lit_jax.config import EncodeConfig
 from lit_jax.data.latent_writer import remove_leftovers, write_metadata
+from lit_jax.data.latents import check_files
 from lit_jax.data.schema import REQUEST, SCHEMA, SKIPPED, read_schema, write_schema
 from lit_jax.jobs.encode_checks import Plan, Say, check, check_disk_space
 from lit_jax.jobs.encode_shards import (
@@ -75,6 +76,7 @@ def report_finished(plan: Plan) -> None:
     if jax.process_index() == 0:
         shutil.rmtree(plan.out / WORK, ignore_errors=True)
     schema = read_schema(plan.out)
+    check_files(plan.out, schema)
     plan.say(
         f"nothing to do: {plan.out} holds the latents of {schema.count:,} images"
         f" ({schema.skipped:,} skipped)"
@@ -88,6 +90,7 @@ def begin(plan: Plan) -> dict[int, ShardResult]:
     # All hosts have checked, and go by what process 0 has seen, before anything changes.
     done = multihost_utils.broadcast_one_to_all(done)
     results = {shard: result for shard, result in results.items() if done[shard]}
+    require_few_skipped(plan, results)
     missing = [shard for shard in range(plan.num_shards) if not done[shard]]
     check_disk_space(plan, missing)
     if jax.process_index() == 0 and not (plan.out / REQUEST).is_file():
@@ -175,10 +178,9 @@ def finish(plan: Plan) -> None:
     require_few_skipped(plan, results)
     skipped = [image for shard in sorted(results) for image in results[shard].skipped]
     counts = [results[shard].count for shard in range(plan.num_shards)]
-    num_bytes = sum(result.num_bytes for result in results.values())
     schema = plan.schema(sum(counts), len(skipped))
     remove_leftovers(plan.out)
-    write_metadata(plan.out, schema, counts, num_bytes)
+    num_bytes = write_metadata(plan.out, schema, counts)
     write_skipped(plan, skipped)
     write_schema(plan.out, schema)
     shutil.rmtree(plan.out / WORK)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_jax.config import AutoencoderConfig, EncodeConfig
+from lit_jax.config import AutoencoderConfig, EncodeConfig, SourceConfig
 from lit_jax.data.latent_writer import estimated_bytes
 from lit_jax.data.schema import REQUEST, SCHEMA, LatentSchema
 from lit_jax.data.sources import ImageSource, open_source
@@ -74,6 +74,7 @@ def check(config: EncodeConfig, out: Path, say: Say) -> Plan:
     """
     vae = check_vae(config)
     check_out(out)
+    check_apart(out, config.source)
     source = open_source(config.source)
     request = make_request(config, source, vae_identity(config.vae))
     check_request(out, request)
@@ -100,6 +101,7 @@ def check_vae(config: EncodeConfig) -> AutoencoderConfig:
 
 def check_out(out: Path) -> None:
     """Only an empty folder, or one with our request in it, is written into."""
+    folder.check_local(out, "--out")
     folder.check_parents(out)
     if not out.exists():
         return
@@ -111,6 +113,13 @@ def check_out(out: Path) -> None:
         raise ValueError(
             f"{out} holds something else ({', '.join(strangers[:3])}); choose another --out"
         )
+
+
+def check_apart(out: Path, source: SourceConfig) -> None:
+    """What is written among the images would be listed with them by the next attempt."""
+    images = Path(source.path).expanduser().resolve()
+    if source.kind != "tfds" and out.resolve().is_relative_to(images):
+        raise ValueError(f"--out {out} lies in the folder of the images, {images}; choose another")
 
 
 def make_request(
@@ -138,7 +147,7 @@ def check_request(out: Path, request: Mapping[str, Any]) -> None:
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
     wanted = _flat(request)
-    places = {"source.path", "vae.id"}
+    places = {"source.path", "source.name", "vae.id", "vae.sha256"}
     differing = [
         f"{name} is {_short(found[name])} there, {_short(wanted[name])} now"
         if name in found and name in wanted

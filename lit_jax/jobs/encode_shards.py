@@ -187,9 +187,12 @@ def read_result(plan: Plan, shard: int) -> ShardResult | None:
     path = result_file(plan, shard)
     if not path.is_file():
         return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    skipped = tuple(Skipped(**image) for image in content["skipped"])
-    result = ShardResult(content["count"], content["num_bytes"], skipped)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        skipped = tuple(Skipped(**image) for image in content["skipped"])
+        result = ShardResult(content["count"], content["num_bytes"], skipped)
+    except (ValueError, KeyError, TypeError):  # a machine that lost its power while writing
+        return None
     records = record_file(plan.out, plan.schema(0, 0), shard, plan.num_shards)
     whole = records.is_file() and records.stat().st_size == result.num_bytes
     return result if whole else None

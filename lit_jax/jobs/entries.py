@@ -87,7 +87,7 @@ def run_evaluate(given: flags.FlagValues) -> None:
             source=given.reference,
             data_dir=given.reference_data_dir,
             resolution=given.resolution,
-            images=given.reference_images,
+            images=given.reference_images if given["reference_images"].present else 0,
             cache_dir=given.cache_dir,
         )
     if not given.model:
@@ -114,6 +114,10 @@ def run_evaluate(given: flags.FlagValues) -> None:
         raise ValueError(
             f"--num_samples {given.num_samples} cannot fill --is_splits {given.is_splits} of the"
             " Inception Score; draw more, or use fewer splits"
+        )
+    if given.model and given.save_latents and not given.vae:
+        raise ValueError(
+            "--save_latents without --vae draws latents only, which have no scores; give the --vae"
         )
     draw = sampling(given) if given.model else None
     from lit_jax.jobs.evaluate import evaluate

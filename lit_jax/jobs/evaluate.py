@@ -9,14 +9,11 @@ Reads top-down: `evaluate` is the table of contents.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -35,14 +32,23 @@ from lit_jax.evaluation.reference import (
 )
 from lit_jax.evaluation.results import score
 from lit_jax.jobs.evaluate_inputs import Samples, open_samples
-from lit_jax.jobs.evaluate_record import EVALUATOR, make_record, table
+from lit_jax.jobs.evaluate_record import early_warnings, make_record, reference_warnings, table
+from lit_jax.jobs.evaluate_request import (
+    REQUEST,
+    clean_up,
+    read_json,
+    request_of,
+    require_same,
+    stored,
+    stored_work,
+)
 from lit_jax.jobs.sample import barrier, say_on_first_process
 from lit_jax.training.metrics import duration
 
 Say = Callable[[str], None]
 Draw = Callable[[Path], Path]
 
-REQUEST, PLAN, REFERENCE, SAMPLES = "request.json", "plan.json", "reference", "samples"
+PLAN, RESULT, REFERENCE, SAMPLES = "plan.json", "result.json", "reference", "samples"
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,10 @@ def evaluate(
     work = out.with_name(f"{out.name}.work")
     if draw is not None:
         check_before_drawing(config, network, reference, out, work)
-        samples = open_samples(draw(out.with_suffix(".samples")))
+        for text in reference_warnings(network, reference):
+            say(f"warning: {text}")
+        stem = out.stem if out.suffix == ".json" else out.name
+        samples = open_samples(draw(out.with_name(f"{stem}.samples")))
     else:
         samples = open_samples(config.samples)
     check_counts(config, samples)
@@ -101,9 +110,9 @@ def check_before_drawing(
     """What rules out the scores whatever the samples will be: an output or a working folder of
     another request, a cache that cannot be written."""
     request = request_of(config, network, reference)
-    for path, content in ((out, _stored(out)), (work, _stored_work(work))):
+    for path, content in ((out, stored(out)), (work, stored_work(work))):
         if content is not None:
-            _require_same(path, content, request, request.keys())
+            require_same(path, content, request, request.keys())
     if not is_cached(reference, request["reference_fingerprint"]):
         check_cache(reference)
 
@@ -137,9 +146,10 @@ def prepare(run: Run) -> None:
     run.say("hashing samples and reference")
     request = request_of(run.config, run.network, run.reference)
     request["samples_fingerprint"] = run.samples.images.fingerprint()
-    content, claimed = _stored(run.out), _stored_work(run.work)
+    request["sample_json_sha256"] = run.samples.record_sha256
+    content, claimed = stored(run.out), stored_work(run.work)
     if content is not None:
-        _require_same(run.out, content, request, content["request"].keys() | request.keys())
+        require_same(run.out, content, request, content["request"].keys() | request.keys())
         clean_up(run.work)
         run.say(f"nothing to do: {run.out} holds these scores")
         for line in table(content):
@@ -149,80 +159,11 @@ def prepare(run: Run) -> None:
     if not cached:
         check_cache(run.reference)
     if claimed is not None:
-        _require_same(run.work, claimed, request, claimed["request"].keys() | request.keys())
+        require_same(run.work, claimed, request, claimed["request"].keys() | request.keys())
     files.write_json(run.work / REQUEST, {"request": request})
     files.write_json(run.work / PLAN, {"measure_reference": not cached})
-
-
-def clean_up(work: Path) -> None:
-    """Removes the working folder; the request, which says whose it is, goes last."""
-    if not work.exists():
-        return
-    for entry in work.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != REQUEST:
-            entry.unlink()
-    (work / REQUEST).unlink(missing_ok=True)
-    work.rmdir()
-
-
-def request_of(config: EvaluateConfig, network: Network, reference: Reference) -> dict[str, Any]:
-    """Everything besides the samples that decides the scores, by content: the same images may lie
-    elsewhere."""
-    return {
-        "evaluator": EVALUATOR,
-        "reference_fingerprint": reference.fingerprint(),
-        "resolution": config.reference.resolution,
-        "reference_images": config.reference.images,
-        "inception_sha256": network.sha256,
-        "preprocessing": network.config.preprocessing,
-        "is_splits": config.is_splits,
-    }
-
-
-def _stored(out: Path) -> dict[str, Any] | None:
-    """The result that is there already; ValueError for a file that is none."""
-    if not out.exists():
-        return None
-    content = _read_json(out)
-    if not isinstance(content.get("request"), dict):
-        raise ValueError(f"{out} exists and is no result of this job; choose another --out")
-    return content
-
-
-def _stored_work(work: Path) -> dict[str, Any] | None:
-    """The request of unfinished work; ValueError for a folder that is none."""
-    if (work / REQUEST).exists():
-        return _read_json(work / REQUEST)
-    # A run that was killed at its first file leaves a hidden one.
-    if work.exists() and any(path.name[0] != "." for path in work.iterdir()):
-        raise ValueError(f"{work} exists and is no working folder of this job; move it")
-    return None
-
-
-def _require_same(
-    path: Path, content: dict[str, Any], request: dict[str, Any], names: Iterable[str]
-) -> None:
-    found = content["request"]
-    differing = [
-        f"{name}={found.get(name)} (asked for: {request.get(name)})"
-        for name in sorted(names)
-        if found.get(name) != request.get(name)
-    ]
-    if differing:
-        raise ValueError(
-            f"{path} belongs to another request: {', '.join(differing)}; choose another --out, or"
-            " remove it"
-        )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} exists and is not JSON ({error}); move it") from error
-    return content if isinstance(content, dict) else {}
+    for text in early_warnings(run.network, run.reference, run.samples):
+        run.say(f"warning: {text}")
 
 
 # --- features ---
@@ -232,7 +173,7 @@ def measure(run: Run) -> None:
     """Writes the parts of this host of reference and samples that are missing."""
     share = jax.process_index(), jax.process_count()
     sets = [(SAMPLES, run.samples.images, np.arange(run.samples.images.count), True)]
-    if _read_json(run.work / PLAN)["measure_reference"]:
+    if read_json(run.work / PLAN)["measure_reference"]:
         assert run.reference.images is not None
         sets.insert(0, (REFERENCE, run.reference.images, run.reference.kept, False))
     if not any(missing_parts(run.work / name, images.count) for name, images, *_ in sets):
@@ -255,15 +196,17 @@ class Progress:
 
     def __init__(self, what: str, count: int, hosts: int, say: Say) -> None:
         self._what, self._total, self._say = what, -(-count // hosts), say
-        self._done = 0
+        self._done = self._found = 0
         self._began = self._last = time.perf_counter()
 
-    def __call__(self, images: int) -> None:
+    def __call__(self, images: int, found: bool) -> None:
+        """So many more are done; `found`: by a run before, which says nothing of the speed."""
         self._done += images
+        self._found += images if found else 0
         now = time.perf_counter()
-        if now - self._last >= self.INTERVAL:
+        if now - self._last >= self.INTERVAL and self._done > self._found:
             self._last = now
-            speed = self._done / (now - self._began)
+            speed = (self._done - self._found) / (now - self._began)
             left = duration(max(self._total - self._done, 0) / speed)
             self._say(
                 f"{self._what}: {self._done:,} of about {self._total:,}, {speed:.3g} images/s,"
@@ -280,19 +223,19 @@ class Progress:
 
 def finish(run: Run) -> None:
     """Merges the parts, keeps the statistics of the reference, writes the scores."""
-    request = _read_json(run.work / REQUEST)["request"]
-    if _read_json(run.work / PLAN)["measure_reference"]:
+    request = read_json(run.work / REQUEST)["request"]
+    if read_json(run.work / PLAN)["measure_reference"]:
         assert run.reference.images is not None
         measured = merge_parts(run.work / REFERENCE, run.reference.images.count)
-        write_cache(run.reference, measured, request["reference_fingerprint"], run.work)
-        run.say(f"kept the statistics of the reference in {run.reference.cache}")
-    known = read_known(run.reference)
+        cache = write_cache(run.reference, measured, request["reference_fingerprint"], run.work)
+        run.say(f"kept the statistics of the reference in {cache}")
+    known = read_known(run.reference, request["reference_fingerprint"])
     measured = merge_parts(run.work / SAMPLES, run.samples.images.count)
     scores = score(measured, known, run.config.is_splits, run.say)
     record = make_record(run.network, run.reference, run.samples, measured, known, scores, request)
     # Written in the working folder first, so that a kill leaves nothing half-done beside `out`.
-    files.write_json(run.work / run.out.name, record)
-    os.replace(run.work / run.out.name, run.out)
+    files.write_json(run.work / RESULT, record)
+    os.replace(run.work / RESULT, run.out)
     clean_up(run.work)
     for line in table(record):
         run.say(line)

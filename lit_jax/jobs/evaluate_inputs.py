@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_jax import files
 from lit_jax.evaluation.image_sets import FolderImages, ImageSet, check_levels
 from lit_jax.evaluation.npz_images import NpzImages
 from lit_jax.jobs.sample_shards import LATENTS, RECORD, REQUEST, SAMPLES
@@ -34,11 +35,12 @@ SAMPLING: dict[str, tuple[str, ...]] = {
 @dataclass(frozen=True)
 class Samples:
     """`sampling` has every row of SAMPLING, None where nothing is known of it; `record` is the path
-    of the sample.json it comes from."""
+    of the sample.json it comes from, `record_sha256` the hash of that file."""
 
     images: ImageSet
     sampling: dict[str, Any]
     record: str | None
+    record_sha256: str | None
     warnings: list[str]
 
 
@@ -69,8 +71,8 @@ def open_samples(given: str | Path) -> Samples:
         record = beside if path.name == SAMPLES and beside.exists() else None
     else:
         raise ValueError(f"--samples {given} does not exist; give an npz or a folder of images")
-    check_levels(images)
     sampling, warnings = read_sampling(record, images)
+    warnings += check_levels(images)
     if images.lossy:
         warnings.append(
             f"{images.lossy:,} of the samples are in a lossy format, which changes their features;"
@@ -78,7 +80,9 @@ def open_samples(given: str | Path) -> Samples:
         )
     if images.channels == 1:
         warnings.append("the samples are grey; they are evaluated with three equal channels")
-    return Samples(images, sampling, None if record is None else str(record), warnings)
+    if record is None:
+        return Samples(images, sampling, None, None, warnings)
+    return Samples(images, sampling, str(record), files.sha256_file(record), warnings)
 
 
 def read_sampling(record: Path | None, images: ImageSet) -> tuple[dict[str, Any], list[str]]:

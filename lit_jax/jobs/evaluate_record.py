@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import PIL
 
+from lit_jax.config.evaluate import USUAL_IMAGES
 from lit_jax.evaluation.image_sets import by
 from lit_jax.evaluation.measuring import Measured
 from lit_jax.evaluation.network import Network
@@ -19,7 +20,6 @@ from lit_jax.evaluation.results import (
     SUBSET_SIZE,
     SUBSETS,
     TITLES,
-    USUAL_REFERENCE,
     Scores,
     count_warnings,
     mean_mismatch,
@@ -43,15 +43,16 @@ def make_record(
 ) -> dict[str, Any]:
     """The content of metrics.json. Nothing in it changes between two runs of one request on the
     same machine; what is not known is None."""
-    mismatch = None
+    mismatch, late = None, []
     if known.images is not None:
         mismatch = mean_mismatch(known.statistics, known.images)
+        late = mismatch_warnings(mismatch)
     kept = None if known.kept_KxD is None else len(known.kept_KxD)
     return {
         "evaluator": EVALUATOR,
         "metrics": scores.values,
         "absent": scores.absent,
-        "warnings": all_warnings(network, reference, samples, known, mismatch),
+        "warnings": early_warnings(network, reference, samples) + late,
         "samples": {
             "path": samples.images.name,
             "fingerprint": request["samples_fingerprint"],
@@ -106,18 +107,29 @@ def _size_of(reference: Reference) -> list[int] | None:
     return None if reference.about is None else list(reference.about["size"])
 
 
-def all_warnings(
-    network: Network,
-    reference: Reference,
-    samples: Samples,
-    known: Known,
-    mismatch: float | None,
-) -> list[str]:
-    """Everything a reader of the scores has to know before comparing them."""
+def early_warnings(network: Network, reference: Reference, samples: Samples) -> list[str]:
+    """Everything a reader of the scores has to know before comparing them, as far as it is known
+    before they are."""
     found = count_warnings(samples.images.count, network.dimensions, "samples")
-    if known.statistics.count is not None:
-        found += count_warnings(known.statistics.count, network.dimensions, "reference images")
     found += samples.warnings
+    size = _size_of(reference)
+    if size is not None and tuple(size) != samples.images.size:
+        found.append(
+            f"samples have {by(samples.images.size)} pixels, the reference {by(tuple(size))}:"
+            " their resizing to 299 x 299 differs"
+        )
+    return found + reference_warnings(network, reference)
+
+
+def reference_warnings(network: Network, reference: Reference) -> list[str]:
+    """What there is to say whatever the samples are."""
+    found = []
+    count = reference.images.count if reference.images is not None else None
+    if reference.given is not None:
+        count = reference.given.count
+    if count is not None:
+        found += count_warnings(count, network.dimensions, "reference images")
+    found += reference.warnings
     if network.config.width_divisor != 1:
         found.append(
             f"{network.name} is an Inception of 1/{network.config.width_divisor} of the width, for"
@@ -133,18 +145,11 @@ def all_warnings(
             f"{reference.name} does not say which network its statistics come from: that it is"
             f" {network.name} is taken on trust"
         )
-    if mismatch is not None:
-        found += mismatch_warnings(mismatch)
-    size = _size_of(reference)
-    if size is not None and tuple(size) != samples.images.size:
+    kept = len(reference.kept)
+    if kept not in (0, USUAL_IMAGES):
         found.append(
-            f"samples have {by(samples.images.size)} pixels, the reference {by(tuple(size))}:"
-            " their resizing to 299 x 299 differs"
-        )
-    if known.kept_KxD is not None and len(known.kept_KxD) != USUAL_REFERENCE:
-        found.append(
-            f"precision, recall and KID use {len(known.kept_KxD):,} reference images; the ADM suite"
-            f" uses {USUAL_REFERENCE:,}"
+            f"precision, recall and KID use {kept:,} reference images; the ADM suite uses"
+            f" {USUAL_IMAGES:,}"
         )
     return found
 

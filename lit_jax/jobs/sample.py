@@ -87,7 +87,7 @@ def sample(
     """
     order = Order(
         str(model),
-        Path(out),
+        Path(out).expanduser(),
         num_samples,
         protocol,
         labels,
@@ -230,7 +230,6 @@ def require_finite(
 def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say: Say) -> None:
     """Merges the shards, then writes the record that marks completion, then removes the shards."""
     order, shards = plan.order, plan.shards
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     if len(shards) > 1:
         say(f"merging {len(shards)} shards")
     merge(shards, plan.shapes, label_N)
@@ -246,7 +245,7 @@ def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say:
         "vae": request["vae"],
         "vae_named_by_model": plan.vae_named_by_model,
         "dtype": order.dtype,
-        "matmul_precision": precision or "default",
+        "matmul_precision": request["matmul_precision"],
         "devices": ", ".join(drawn_on),
         "versions": {
             "lit_jax": VERSION,

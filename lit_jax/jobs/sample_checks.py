@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lit_jax.config import AutoencoderConfig, DiTConfig, architecture, from_mapping, unknown_name
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS
 from lit_jax.diffusion.samplers import SAMPLERS
@@ -113,6 +115,13 @@ def check(
         raise ValueError("--labels are given, but the model is unconditional")
     if wrong := [label for label in labels if not 0 <= label < config.num_classes]:
         raise ValueError(f"labels {wrong} are not in 0..{config.num_classes - 1}")
+    if not math.isfinite(protocol.cfg_scale):
+        raise ValueError(f"cfg_scale is {protocol.cfg_scale}; it must be a finite number")
+    if protocol.cfg_interval is not None and protocol.cfg_scale == 1.0:
+        raise ValueError(
+            f"cfg_interval {protocol.cfg_interval} is given, but cfg_scale 1 is no guidance; give a"
+            " scale, or leave the interval out"
+        )
     if protocol.cfg_scale != 1.0 and config.null_label is None:
         raise ValueError(
             f"guidance {protocol.cfg_scale} needs a null class, which this model"
@@ -185,6 +194,7 @@ def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
     """Everything that defines the files of the output; shard size included, because shards of two
     sizes do not fit together."""
     order = plan.order
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     request = {
         "model": order.model,
         "weights_sha256": weights_sha256,
@@ -195,6 +205,7 @@ def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
         "labels": order.labels or None,
         "vae": None if plan.vae is None else dataclasses.asdict(plan.vae),
         "dtype": order.dtype,
+        "matmul_precision": precision or "default",
         "save_latents": order.save_latents,
         "shard_size": plan.shards.size,
     }

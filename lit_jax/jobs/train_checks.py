@@ -173,10 +173,7 @@ def check_inheritance(config: TrainConfig, student: DiTConfig) -> None:
 def check_workdir(workdir: Path, student: DiTConfig) -> None:
     """A workdir of another model is refused: its checkpoints would not fit. So are a model folder,
     whose weights would shadow the run's, and an address that is no path."""
-    if ":/" in str(workdir):  # a Path has lost the second slash of gs://
-        raise ValueError(
-            f"workdir {workdir} is no path of a mounted file system; mount the storage"
-        )
+    folder.check_local(workdir, "workdir")
     if (workdir / folder.PARAMS).exists():
         raise ValueError(f"workdir {workdir} is a model folder; choose another workdir")
     if not (workdir / folder.CONFIG).exists():

@@ -29,27 +29,35 @@ def params_sha256(params: Params) -> str:
     return digest.hexdigest()
 
 
+ENCODER = ("encoder", "quant_conv")
+"""The parts of an autoencoder that make latents."""
+
+
 @dataclass(frozen=True)
 class VaeIdentity:
     """Which autoencoder latents belong to, and what they have to be divided by to be decoded.
 
-    `id` is the name of its model folder, for people; `sha256` is that of its parameters
-    (`params_sha256`) and decides. `downsampling` is image pixels per latent pixel along an axis.
+    `id` is the name of its model folder, for people; `sha256` is that of all parameters
+    (`params_sha256`), `encoder_sha256` that of those which make latents. `downsampling` is image
+    pixels per latent pixel along an axis.
     """
 
     id: str
     sha256: str
+    encoder_sha256: str
     scaling_factor: float
     downsampling: int
     latent_channels: int
 
     def require_same(self, other: VaeIdentity, ours: str, theirs: str) -> None:
-        """Raises ValueError unless `other` has the same weights and scale. `ours` and `theirs` say
-        where the two come from, e.g. "the latents in data/x"."""
-        if (self.sha256, self.scaling_factor) != (other.sha256, other.scaling_factor):
+        """Raises ValueError unless `other` has the same latents: encoder and scale. Decoders may
+        differ, as those of sd-vae-ft-ema and sd-vae-ft-mse. `ours` and `theirs` say where the two
+        come from, e.g. "the latents in data/x"."""
+        mine, given = self.encoder_sha256, other.encoder_sha256
+        if (mine, self.scaling_factor) != (given, other.scaling_factor):
             raise ValueError(
-                f"{ours} belong to the VAE {self.id} (sha256 {self.sha256[:12]}, scale"
-                f" {self.scaling_factor}), {theirs} is {other.id} (sha256 {other.sha256[:12]},"
+                f"{ours} belong to the VAE {self.id} (encoder sha256 {mine[:12]}, scale"
+                f" {self.scaling_factor}), {theirs} is {other.id} (encoder sha256 {given[:12]},"
                 f" scale {other.scaling_factor}); latents of one VAE are noise to another"
             )
 
@@ -65,6 +73,7 @@ def vae_identity(path: str | Path) -> VaeIdentity:
     return VaeIdentity(
         id=Path(path).resolve().name,
         sha256=params_sha256(params),
+        encoder_sha256=params_sha256({name: params[name] for name in ENCODER}),
         scaling_factor=config.scaling_factor,
         downsampling=config.downsampling,
         latent_channels=config.latent_channels,

@@ -113,6 +113,12 @@ def _not_of_a_model(path: Path) -> str | None:
     return None if (path / PARAMS / ARRAY_FILES[0]).is_file() else f"{PARAMS}/ holds no arrays"
 
 
+def check_local(path: str | Path, what: str) -> None:
+    """Raises ValueError for the address of an object store, which would become a local folder."""
+    if ":/" in str(path):  # a Path has lost the second slash of gs://
+        raise ValueError(f"{what} {path} is no path of a mounted file system; mount the storage")
+
+
 def check_parents(path: Path) -> None:
     """Raises ValueError when a file stands where a folder above `path` has to be."""
     for parent in path.absolute().parents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -114,6 +115,41 @@ def test_captions(tmp_path: Path) -> None:
     assert images_of(tmp_path).caption(2) is None
 
 
+def test_captions_of_other_editors(tmp_path: Path) -> None:
+    """A byte-order mark is no part of a caption; UTF-16 is no text; suffixes in any case."""
+    fill(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfa cat")
+    (tmp_path / "b.TXT").write_text("a dog")
+    (tmp_path / "c.txt").write_bytes("a cow".encode("utf-16-le"))
+    (tmp_path / "d.txt").write_bytes(b"\xef\xbb\xbf")
+    source = images_of(tmp_path, captions=True)
+    assert (source.caption(0), source.caption(1)) == ("a cat", "a dog")
+    for index, reason in ((2, "it holds zero bytes"), (3, "the caption is empty")):
+        with pytest.raises(BrokenImage, match=reason):
+            source.caption(index)
+
+
+def test_trouble_of_the_machine_is_not_the_fault_of_the_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system that fails once must not cost an image for ever."""
+    source = images_of(fill(tmp_path, "a.png"))
+
+    def stale(*arguments: object, **named: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr("builtins.open", stale)
+    with pytest.raises(OSError, match="Stale file handle"):
+        source.load(0)
+
+
+def test_only_formats_of_photographs_are_opened(tmp_path: Path) -> None:
+    """Pillow would start Ghostscript for the first of these."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EOF\n")
+    with pytest.raises(BrokenImage, match="not an image, or of an unknown format"):
+        images_of(tmp_path).load(0)
+
+
 def test_listing_hash_notices_names_sizes_and_captions(tmp_path: Path) -> None:
     fill(tmp_path / "one", "a.png", "b.png")
     first = images_of(tmp_path / "one").listing_sha256()
@@ -146,6 +182,9 @@ def test_refusals(tmp_path: Path) -> None:
     fill(tmp_path / "c", "a/x.png", "b/x.txt", "d/.x.png")
     with pytest.raises(ValueError, match="2 of 3 class folders in .* hold no images: b, d;"):
         classes_of(tmp_path / "c")
+    fill(tmp_path / "odd", "a /x.png", "b/x.png")
+    with pytest.raises(ValueError, match="class folder 'a ' .* white space"):
+        classes_of(tmp_path / "odd")
     with pytest.raises(ValueError, match="unknown source.kind 'folders'; did you mean 'folder'"):
         open_source(SourceConfig(kind="folders", path=str(tmp_path)))
 

@@ -153,6 +153,11 @@ def spoil(folder: Path, case: str) -> None:
         latent_cases.change_schema(folder, count=COUNT + 1)
     elif case == "file":
         latent_cases.shard_file(folder, 1, 3).unlink()
+    elif case == "cut":
+        path = latent_cases.shard_file(folder, 2, 3)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif case == "info":
+        (folder / "1.0.0" / "dataset_info.json").unlink()
     elif case == "shape":
         latent_cases.change_schema(folder, latent_shape=(8, 4, 4))
     elif case == "schema":
@@ -164,6 +169,8 @@ def spoil(folder: Path, case: str) -> None:
     [
         ("count", "holds 23 train examples, its schema says 24"),
         ("file", "lacks 1 of 3 files, among them latents-train.array_record-00001-of-00003"),
+        ("cut", "the 3 files in .* have .* bytes, not .*; copy the folder again"),
+        ("info", "1.0.0 is not a whole data set .*copy the folder again"),
         ("shape", r"do not hold moments \(2, 8, 4, 8\) float32"),
         ("schema", "unknown data set 'tiny_latents'.*holds no latents.*lit_jax encode"),
     ],

@@ -116,7 +116,7 @@ def test_decompression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lack_of_memory_is_not_the_fault_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*arguments: Any) -> None:
+    def no_memory(*arguments: Any, **named: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", no_memory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from evaluation_cases import pictures, save_pngs
 from PIL import Image
 
+from lit_jax import files
 from lit_jax.config import SourceConfig
 from lit_jax.data.crop import center_crop
 from lit_jax.data.folders import ImageFolder
@@ -20,7 +22,7 @@ from lit_jax.evaluation.image_sets import (
     ImageSet,
     check_levels,
 )
-from lit_jax.evaluation.npz_images import NpzImages
+from lit_jax.evaluation.npz_images import NpzImages, readable
 
 IMAGES = pictures(9)
 
@@ -150,6 +152,39 @@ def test_refused_npz_files(tmp_path: Path) -> None:
         NpzImages(tmp_path / "objects.npz")
 
 
+def test_damaged_stored_npz(tmp_path: Path) -> None:
+    """One flipped bit is noticed where the whole file is read."""
+    path = tmp_path / "a.npz"
+    np.savez(path, labels=np.arange(9), arr_0=IMAGES)
+    assert NpzImages(path).fingerprint() == files.sha256_file(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="a.npz is damaged: its checksum is wrong"):
+        NpzImages(path).fingerprint()
+
+
+@pytest.mark.parametrize("error", [zlib.error, zipfile.BadZipFile, EOFError, OSError, ValueError])
+def test_whatever_a_damaged_npz_raises_names_the_file(error: type[Exception]) -> None:
+    with (
+        pytest.raises(ValueError, match="a.npz is damaged: oh; copy"),
+        readable(Path("a.npz")),
+    ):
+        raise error("oh")
+
+
+def test_folders_are_listed_as_for_training(tmp_path: Path) -> None:
+    """With and without a crop: hidden folders left out, all suffixes, a link in a circle."""
+    folder = save_pngs(tmp_path / "x", IMAGES[:2])
+    save_pngs(folder / ".hidden", IMAGES[:2])
+    Image.fromarray(IMAGES[2]).save(folder / "3.tiff")
+    (folder / "again").symlink_to(folder)
+    source = ImageFolder(SourceConfig(kind="folder", path=str(folder)))
+    images = FolderImages(folder)
+    assert images.count == len(source) == 3 and images.lossy == 0
+    np.testing.assert_array_equal(images.read(0, 3), IMAGES[:3])
+
+
 def test_damaged_compressed_npz(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, arr_0=IMAGES)
@@ -190,6 +225,13 @@ def test_empty_folder(tmp_path: Path) -> None:
 
 
 def test_images_scaled_to_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="first 9 images of dark hold grey levels 0 and 1 only"):
+    with pytest.raises(ValueError, match="9 images from all over dark hold grey levels 0 and 1"):
         check_levels(ArrayImages("dark", IMAGES // 255))
-    check_levels(ArrayImages("fine", IMAGES))
+    assert check_levels(ArrayImages("fine", IMAGES)) == []
+    (warning,) = check_levels(ArrayImages("black", np.zeros_like(IMAGES)))
+    assert "black: 9 images from all over the set are black" in warning
+    # A set may begin with a hundred dark images.
+    late = np.zeros((200, 8, 8, 3), np.uint8)
+    late[0] = 1
+    late[100:] = 200
+    assert check_levels(ArrayImages("late", late)) == []

@@ -45,11 +45,18 @@ def extractor() -> FeatureExtractor:
     return FeatureExtractor(network(), 5)
 
 
-def _write(folder: Path, share: tuple[int, int] = (0, 1), kept: np.ndarray | None = None) -> int:
+def _write(
+    folder: Path, share: tuple[int, int] = (0, 1), kept: np.ndarray | None = None
+) -> tuple[int, int]:
     told: list[int] = []
     kept = np.arange(COUNT) if kept is None else kept
-    write_parts(IMAGES, extractor(), folder, kept, True, share, told.append)
-    return sum(told)
+    found: list[int] = []
+
+    def progress(images: int, found_done: bool) -> None:
+        (found if found_done else told).append(images)
+
+    write_parts(IMAGES, extractor(), folder, kept, True, share, progress)
+    return sum(told), sum(found)
 
 
 @functools.cache
@@ -67,7 +74,7 @@ def _expected() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     folder = tmp_path_factory.mktemp("parts")
-    assert _write(folder) == COUNT
+    assert _write(folder) == (COUNT, 0)
     return merge_parts(folder, COUNT)
 
 
@@ -115,12 +122,12 @@ def test_a_resumed_run_and_several_hosts_give_the_same_bytes(
     np.testing.assert_array_equal(again.spatial.mean, measured.spatial.mean)
     np.testing.assert_array_equal(again.kept_KxD, measured.kept_KxD)
     assert again.images_sha256 == measured.images_sha256
-    assert _write(folder) == COUNT  # told of, though nothing was left to do
+    assert _write(folder) == (0, COUNT)  # told of, though nothing was left to do
 
 
 def test_chosen_features_and_logits(tmp_path: Path, measured: Measured) -> None:
     kept = np.array([0, 7, 8, 15, 16, 31, 36])
-    write_parts(IMAGES, extractor(), tmp_path, kept, False, (0, 1), lambda count: None)
+    write_parts(IMAGES, extractor(), tmp_path, kept, False, (0, 1), lambda count, found: None)
     found = merge_parts(tmp_path, COUNT)
     np.testing.assert_array_equal(found.kept_KxD, measured.kept_KxD[kept])
     assert found.logits_NxL.shape == (0, 10) and found.pool.count == COUNT
@@ -130,7 +137,9 @@ def test_hash_of_the_pixels(tmp_path: Path, measured: Measured) -> None:
     changed = IMAGES.read(0, COUNT).copy()
     changed[20, 0, 0, 0] ^= 1
     images = ArrayImages("changed", changed)
-    write_parts(images, extractor(), tmp_path, np.arange(0), False, (0, 1), lambda count: None)
+    write_parts(
+        images, extractor(), tmp_path, np.arange(0), False, (0, 1), lambda count, found: None
+    )
     assert merge_parts(tmp_path, COUNT).images_sha256 != measured.images_sha256
 
 

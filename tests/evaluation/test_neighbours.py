@@ -58,6 +58,35 @@ def test_the_border_of_a_ball_belongs_to_it() -> None:
     assert precision_recall(reference, samples).precision == 2 / 5
 
 
+def test_ties_of_whole_numbers_are_exact() -> None:
+    """Means that are no sums of few powers of two must not break ties between distances."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        dimensions, top = rng.integers(1, 4), rng.integers(2, 21)
+        reference, samples = (
+            rng.integers(0, top, (rng.integers(4, 40), dimensions)) for _ in range(2)
+        )
+        expected = evaluation_cases.precision_recall(reference, samples)
+        assert precision_recall(reference, samples) == expected
+    reference = [[5], [8], [4], [2], [0], [1]]
+    found = precision_recall(reference, [[16], [14], [10], [5], [0], [3]])
+    assert found.precision == 5 / 6
+
+
+def test_tight_clusters_far_apart() -> None:
+    """Inside a cluster, distances are a rounding error of the lengths."""
+    rng = np.random.default_rng(0)
+    reference, samples = (
+        np.concatenate([side + 1e-5 * rng.normal(size=(20, 16)) for side in (-100, 100)])
+        for _ in range(2)
+    )
+    expected = evaluation_cases.precision_recall(reference, samples)
+    assert precision_recall(reference, samples) == expected
+    assert max(expected) < 1
+    whole = np.sort(evaluation_cases.distances(reference, reference), axis=1)[:, 3]
+    np.testing.assert_allclose(squared_radii(reference), whole, rtol=1e-6)
+
+
 def test_refusals() -> None:
     reference, samples = _sets()
     with pytest.raises(ValueError, match=r"samples \(3, 6\) with k=3: more than k examples"):

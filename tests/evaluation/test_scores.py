@@ -134,6 +134,26 @@ def test_agrees_with_the_matrix_square_root_and_is_symmetric():
     np.testing.assert_allclose(_distance(b, a), _distance(a, b), rtol=1e-12)
 
 
+def test_numbers_and_lists_are_taken():
+    assert scores.frechet_distance(1.0, 4.0, 3.0, 1.0) == pytest.approx(4 + 1)
+    assert scores.frechet_distance([1.0], [[4.0]], [3.0], 1.0) == pytest.approx(4 + 1)
+    rows = np.random.default_rng(0).normal(size=(9, 2))
+    found = scores.kernel_distance_of_subsets(rows.tolist(), rows.tolist(), 2, 5)
+    assert found == scores.kernel_distance_of_subsets(rows, rows, 2, 5)
+    assert scores.moments(rows.tolist()).count == 9
+
+
+def test_frechet_distance_refuses_what_it_is_not_defined_for():
+    mean, covariance = np.zeros(3), np.eye(3)
+    for bad in (np.zeros(2), np.zeros((3, 1))):
+        with pytest.raises(ValueError, match=r"\[D\] and \[D, D\] with one D are needed"):
+            scores.frechet_distance(mean, covariance, bad, covariance)
+    with pytest.raises(ValueError, match=r"covariances \(3, 3\) and \(1, 3\)"):
+        scores.frechet_distance(mean, covariance, mean, np.ones(3))
+    with pytest.raises(ValueError, match="contains NaN"):
+        scores.frechet_distance(mean, covariance, mean, covariance * np.nan)
+
+
 def test_equal_examples_have_no_spread():
     same, spread = np.ones((5, 3)), np.random.default_rng(0).normal(size=(50, 3))
     expected = ((spread.mean(0) - 1) ** 2).sum() + np.trace(np.cov(spread.T))

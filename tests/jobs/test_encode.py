@@ -226,6 +226,10 @@ def test_hopeless_runs_end_early(vae: Path, images: Path, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="4 images of 21 cannot be used so far, allowed are 1"):
         encode(config, tmp_path / "out", lambda _: None)
     assert len(list((tmp_path / "out/1.0.0").iterdir())) == 1
+    # The same command again refuses at once, and does not go one shard further.
+    with pytest.raises(ValueError, match="4 images of 21 cannot be used so far, allowed are 1"):
+        encode(config, tmp_path / "out", lambda _: None)
+    assert len(list((tmp_path / "out/1.0.0").iterdir())) == 1
 
 
 def test_all_images_broken(vae: Path, tmp_path: Path) -> None:
@@ -359,6 +363,19 @@ def test_refusals_before_anything_is_written(
     (tmp_path / "file").touch()
     refused(config_for(vae, images), tmp_path / "file", "file is a file; --out is a folder")
     refused(config_for(vae, images), tmp_path / "file/out", "file is a file, not a folder")
+    refused(config_for(vae, images), images / "out", "out lies in the folder of the images")
+    refused(config_for(vae, images), Path("gs://bucket/out"), "no path of a mounted file system")
+
+
+def test_a_finished_folder_must_be_whole(finished: Path, vae: Path, images: Path) -> None:
+    (path, *_) = (finished / "1.0.0").glob("*record-00001*")
+    content = path.read_bytes()
+    try:
+        path.unlink()
+        with pytest.raises(ValueError, match="lacks 1 of 3 files"):
+            encode(config_for(vae, images), finished, lambda _: None)
+    finally:
+        path.write_bytes(content)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])

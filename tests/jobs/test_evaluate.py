@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import evaluation_cases
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 import tiny_runs
 from evaluation_cases import pictures, save_inception, save_pngs
 from inception_cases import TINY
+from PIL import Image
 from train_runs import run_on_two_processes
 
 from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
 from lit_jax.evaluation import measuring
 from lit_jax.evaluation.network import FeatureExtractor, read_network
 from lit_jax.evaluation.npz_images import NpzImages
+from lit_jax.evaluation.reference import cache_file, open_reference
+from lit_jax.evaluation.statistics import read_about
+from lit_jax.jobs import evaluate as evaluate_job
 from lit_jax.jobs.evaluate import evaluate
 from lit_jax.jobs.sample import Protocol, sample
 
@@ -224,7 +230,36 @@ def test_folders_of_pngs_give_the_same_scores(place: Place, written: Any, tmp_pa
     assert len(list(tmp_path.glob("reference-*.statistics.npz"))) == 1
 
 
-def test_running_model(place: Place, teacher: Path, data_dir: Path, tmp_path: Path) -> None:
+class Photos(tfds.core.GeneratorBasedBuilder):
+    """Twenty photographs of different sizes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    code_path = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"image": tfds.features.Image(encoding_format="png")})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        del dl_manager
+        return {"test": self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in range(20):
+            file = io.BytesIO()
+            Image.fromarray(pictures(1, index, 60)[0, : 30 + index, :40]).save(file, "PNG")
+            file.seek(0)
+            yield index, {"image": file}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tfds")
+    Photos(data_dir=str(path), file_format="array_record").download_and_prepare()
+    return path
+
+
+def test_running_model(place: Place, teacher: Path, photos: Path, tmp_path: Path) -> None:
     """Draws samples beside the output, takes over how they were made; a TFDS reference."""
     protocol = Protocol("ddim", "ddim2", cfg_scale=2.0, seed=3)
 
@@ -232,8 +267,8 @@ def test_running_model(place: Place, teacher: Path, data_dir: Path, tmp_path: Pa
         return sample(teacher, out, 12, protocol, (4, 7), say=lambda text: None)
 
     out = tmp_path / "metrics.json"
-    reference = {"source": "tfds:digits:heldout", "data_dir": data_dir, "resolution": 8}
-    given = {"samples": "", "model": teacher, "cache_dir": tmp_path / "cache", "images": 20}
+    reference = {"source": "tfds:photos:test", "data_dir": photos, "resolution": 8}
+    given = {"samples": "", "model": teacher, "cache_dir": tmp_path / "cache", "images": 15}
     record, said = place.run(out, draw, **given, **reference)
     samples = record["samples"]
     stored = json.loads((tmp_path / "metrics.samples" / "sample.json").read_text())
@@ -243,13 +278,13 @@ def test_running_model(place: Place, teacher: Path, data_dir: Path, tmp_path: Pa
     assert (samples["guidance_channels"], samples["guidance_interval"]) == ("three", None)
     assert (samples["seed"], samples["labels"], samples["count"]) == (3, [4, 7], 12)
     assert samples["made_by"].endswith("sample.json") and samples["dtype"] == "float32"
-    assert record["reference"]["kind"] == "tfds" and record["reference"]["count"] > 100
-    assert (record["reference"]["pairwise_count"], record["reference"]["resolution"]) == (20, 8)
+    assert (record["reference"]["kind"], record["reference"]["count"]) == ("tfds", 20)
+    assert (record["reference"]["pairwise_count"], record["reference"]["resolution"]) == (15, 8)
     assert record["metrics"]["precision"] is not None
     warnings = "\n".join(record["warnings"])
     assert "samples are grey" in warnings and "does not say" not in warnings
     (cache,) = (tmp_path / "cache").iterdir()
-    assert cache.name.startswith("digits-heldout-8px-")
+    assert cache.name.startswith("photos-test-8px-")
     assert "nothing to do" in place.run(out, draw, **given, **reference)[1]
     # Another request is refused before anything is drawn for it.
     with pytest.raises(ValueError, match=r"another request: .*resolution=8 \(asked for: 0\)"):
@@ -296,10 +331,124 @@ def test_statistics_are_kept_and_found_again(
     assert record["metrics"] == written[1]["metrics"]
     assert record["reference"]["kind"] == "statistics of lit_jax"
     assert record["reference"]["images_sha256"] == written[1]["reference"]["images_sha256"]
-    # Fewer images for the pairwise scores, other images: measured again.
-    assert "kept the statistics" in place.run(tmp_path / "c.json", images=25)[1]
-    assert "kept the statistics" in place.run(tmp_path / "d.json")[1]
+    # Fewer images for the pairwise scores: measured again, into a file of its own.
+    fewer, said = place.run(tmp_path / "c.json", images=25)
+    assert "kept the statistics" in said
+    assert "kept the statistics" not in place.run(tmp_path / "d.json")[1]
     assert cache.read_bytes() == before
+    # The kept file has the same 25, and says how many there are; more than it has are refused.
+    again, _ = place.run(tmp_path / "e.json", source=cache, images=25)
+    assert again["metrics"] == fewer["metrics"] != record["metrics"]
+    assert again["reference"]["pairwise_count"] == again["request"]["reference_images"] == 25
+    small = Path(said.split("kept the statistics of the reference in ")[1].split("\n")[0])
+    with pytest.raises(ValueError, match="--reference_images 26: .* of 25 images; use at most so"):
+        place.run(tmp_path / "f.json", source=small, images=26)
+    assert (
+        place.run(tmp_path / "g.json", source=cache, images=99)[0]["metrics"] == record["metrics"]
+    )
+
+
+def test_statistics_that_are_swapped_under_a_job(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours lie between the look at the cache and its use."""
+    cache_dir = tmp_path / "cache"
+    place.run(tmp_path / "a.json", cache_dir=cache_dir)
+    (cache,) = cache_dir.iterdir()
+    whole = cache.read_bytes()
+    real = evaluate_job.measure
+
+    def swap(run: Any) -> None:
+        real(run)
+        with np.load(cache) as stored:
+            arrays = dict(stored)
+        about = json.loads(str(arrays["about"])) | {"fingerprint": "other images"}
+        np.savez(cache, **(arrays | {"about": np.asarray(json.dumps(about))}))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_job, "measure", swap)
+        with pytest.raises(ValueError, match="npz was replaced while this ran; run the same com"):
+            place.run(tmp_path / "b.json", cache_dir=cache_dir)
+    assert not (tmp_path / "b.json").exists()
+    # Then it is noticed at the start, and measured again.
+    assert "kept the statistics" in place.run(tmp_path / "b.json", cache_dir=cache_dir)[1]
+    assert cache.read_bytes() == whole
+
+
+def test_samples_as_reference(place: Place, written: Any, tmp_path: Path) -> None:
+    """The images, not the picture of the grid beside them."""
+    folder = save_pngs(tmp_path / "drawn", REFERENCE[:1])
+    np.savez(folder / "samples.npz", arr_0=REFERENCE)
+    with pytest.raises(ValueError, match="without sample.json: not finished"):
+        place.run(tmp_path / "m.json", source=folder)
+    (folder / "sample.json").write_text("{}")
+    record, _ = place.run(tmp_path / "m.json", source=folder)
+    assert record["metrics"] == written[1]["metrics"]
+    assert record["reference"]["kind"] == "samples"
+    assert len(list(tmp_path.glob("drawn-*.statistics.npz"))) == 1
+
+
+@pytest.mark.parametrize("name", ["samples", "reference", "plan.json", "request.json", "scores"])
+def test_names_of_outputs(place: Place, written: Any, tmp_path: Path, name: str) -> None:
+    """None collides with a name in the working folder, or with the folder of the samples."""
+    drawn: list[Path] = []
+
+    def draw(folder: Path) -> Path:
+        drawn.append(folder)
+        return place.path / "samples.npz"
+
+    record, _ = place.run(tmp_path / name, draw, samples="", model="m")
+    assert record["metrics"] == written[1]["metrics"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert drawn == [tmp_path / f"{name.removesuffix('.json')}.samples"]
+
+
+def test_names_keep_their_dots(place: Place, tmp_path: Path) -> None:
+    drawn: list[Path] = []
+
+    def draw(folder: Path) -> Path:
+        drawn.append(folder)
+        return place.path / "samples.npz"
+
+    place.run(tmp_path / "cfg1.5", draw, samples="", model="m")
+    assert drawn == [tmp_path / "cfg1.5.samples"]
+
+
+def test_warnings_are_said_before_the_work(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measuring, "_measure_part", stop)
+    said: list[str] = []
+    np.savez(tmp_path / "s.npz", arr_0=pictures(32, 1, 16)[..., :1])
+    config = place.config(tmp_path / "m.json", samples=tmp_path / "s.npz")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(config, None, said.append)
+    text = "\n".join(said)
+    for part in ("rank of at most 31", "16 x 16 pixels", "1/16 of the width", "samples are grey"):
+        assert f"{part}" in text, part
+
+
+def test_provenance_belongs_to_the_request(place: Place, tmp_path: Path) -> None:
+    """A result that does not say how its samples were made is not taken for one that does."""
+    np.savez(tmp_path / "samples.npz", arr_0=SAMPLES)
+    place.run(tmp_path / "m.json", samples=tmp_path / "samples.npz")
+    (tmp_path / "sample.json").write_text('{"count": 32}')
+    with pytest.raises(ValueError, match="another request: sample_json_sha256=None"):
+        place.run(tmp_path / "m.json", samples=tmp_path / "samples.npz")
+
+
+def test_remaining_time_after_a_resume(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten images in 20 s; the eighty that were there say nothing about the speed."""
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(evaluate_job.time, "perf_counter", lambda: next(clock))
+    said: list[str] = []
+    progress = evaluate_job.Progress("samples", 100, 1, said.append)
+    progress(80, True)
+    progress(10, False)
+    assert said == ["samples: 90 of about 100, 0.5 images/s, ETA 20s"]
 
 
 def test_changed_reference_is_measured_again(place: Place, tmp_path: Path) -> None:
@@ -333,8 +482,13 @@ def test_statistics_of_another_network_are_refused(
 
 def _kept(place: Place) -> Path:
     """What the first evaluation kept of the reference."""
-    name = f"reference-{read_network(place.path / 'inception').sha256[:8]}-tf1.statistics.npz"
-    return place.path / name
+    start = f"reference-{read_network(place.path / 'inception').sha256[:8]}-tf1-"
+    for path in place.path.glob(f"{start}*.statistics.npz"):
+        about = read_about(path)
+        assert about is not None
+        if about["kept"] == len(REFERENCE):
+            return path
+    raise AssertionError("nothing was kept")
 
 
 def _adm_file(place: Place, path: Path, **arrays: np.ndarray) -> Path:
@@ -406,6 +560,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"source": "tfds:nothing:train", "data_dir": "nowhere", "resolution": 8},
         "nowhere/nothing is missing",
     ),
+    "one image": ({"source": "{one}"}, "holds 1 image; a reference needs 2"),
+    "crop of samples": ({"source": "{drawn}", "resolution": 24}, "--resolution 24 crops photogr"),
     "out": ({"out": "{folder}"}, "is a folder; give the name of a file"),
 }
 
@@ -421,7 +577,12 @@ def bad_files(place: Place, teacher: Path) -> dict[str, Path]:
     np.savez(path / "other.npz", x=square)
     np.savez(path / "dark.npz", arr_0=SAMPLES // 255)
     np.savez(path / "floats.npz", arr_0=SAMPLES.astype(np.float32))
+    np.savez(path / "one.npz", arr_0=SAMPLES[:1])
+    (path / "drawn").mkdir()
+    np.savez(path / "drawn" / "samples.npz", arr_0=SAMPLES)
+    (path / "drawn" / "sample.json").write_text("{}")
     files = {name: path / f"{name}.npz" for name in ("wide", "half", "nan", "other", "dark")}
+    files |= {"one": path / "one.npz", "drawn": path / "drawn"}
     return files | {"floats": path / "floats.npz", "teacher": teacher, "folder": path}
 
 
@@ -443,8 +604,10 @@ def test_cache_that_cannot_be_kept(place: Place, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be written.*--cache_dir"):
         place.run(tmp_path / "m.json", cache_dir=tmp_path / "file")
     network = read_network(place.path / "inception")
-    foreign = tmp_path / f"reference-{network.sha256[:8]}-tf1.statistics.npz"
-    np.savez(foreign, thesis=np.arange(3))
+    reference = open_reference(
+        place.config(tmp_path / "m.json", cache_dir=tmp_path).reference, network
+    )
+    np.savez(cache_file(reference, reference.fingerprint()), thesis=np.arange(3))
     with pytest.raises(ValueError, match="is no file of lit_jax; move it"):
         place.run(tmp_path / "m.json", cache_dir=tmp_path)
 
@@ -453,6 +616,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "both": ({"samples": "a", "model": "b"}, "exactly one of the two"),
     "neither": ({"samples": ""}, "exactly one of the two"),
     "no inception": ({"inception": ""}, "--inception is missing"),
+    "out in use": ({"out": "a.samples"}, "--out a.samples: names that end in .work or .samples"),
     "no out": ({"out": ""}, "--out is missing"),
     "no reference": ({"source": ""}, "--reference is missing"),
     "splits": ({"is_splits": 0}, "is_splits is 0; it must be at least 1"),
