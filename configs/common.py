@@ -73,6 +73,7 @@ def imagenet(size: str, side: int = 256) -> ConfigDict:
     config.data.data_dir = "data"
     config.data.vae = "models/sd-vae-ft-ema"
     config.data.flip = True
+    config.data.workers = 4  # per host: more than eight H200 consume (docs/data.md)
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4
     config.optimizer.weight_decay = 0.0

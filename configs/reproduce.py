@@ -177,9 +177,15 @@ and used as a model folder, so one run of the DiT-S/2 passes through every sourc
 
 ```
 for STEPS in 200 300 400 600 800; do
+    SOURCE=models/DiT-S-2-${{STEPS}}K
+    test -e $SOURCE && continue
     python -m lit_jax train --config configs/dit_imagenet256.py:S/2-800K --workdir runs/dit_s2 \\
         --config.total_steps=${{STEPS}}000
-    cp -r runs/dit_s2 models/DiT-S-2-${{STEPS}}K
+    cp -r runs/dit_s2 $SOURCE.copy && mv $SOURCE.copy $SOURCE
+done
+for SIZE in B L; do
+    python -m lit_jax train --config configs/dit_imagenet256.py:$SIZE/2-800K \\
+        --workdir models/DiT-$SIZE-2-800K
 done
 ```
 
