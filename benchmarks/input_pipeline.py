@@ -57,6 +57,7 @@ NAME = "latents"
 CASES = (
     ("256 float32", (32, 32, 4), "float32", 4096),
     ("256 float16", (32, 32, 4), "float16", 8192),
+    ("512 float32", (64, 64, 4), "float32", 1024),
     ("512 float16", (64, 64, 4), "float16", 2048),
 )
 
@@ -178,7 +179,7 @@ def throughput(shape: tuple[int, int, int], dtype: str, count: int) -> dict[str,
 
 
 def consumption(core_us: dict[str, float]) -> list[dict[str, Any]]:
-    """Examples per second of a step on 8 H200, and the workers they take."""
+    """Examples per second of a step on 8 H200, and the workers they take with either dtype."""
     rows = []
     for name, student, teacher, side in CONSUMERS:
         size = {"input_size": side, "num_classes": 1000}
@@ -187,16 +188,15 @@ def consumption(core_us: dict[str, float]) -> list[dict[str, Any]]:
         )
         for share in SHARES:
             wanted = share * DEVICES * PEAK_TFLOPS * 1e12 / flops
-            records = "512 float16" if side == 64 else "256 float16"
-            rows.append(
-                {
-                    "step": name,
-                    "share_of_peak": share,
-                    "TFLOP_per_example": flops / 1e12,
-                    "examples_per_s": wanted,
-                    "workers": wanted * core_us[records] / 1e6,
-                }
-            )
+            row = {
+                "step": name,
+                "share_of_peak": share,
+                "TFLOP_per_example": flops / 1e12,
+                "examples_per_s": wanted,
+            }
+            for dtype in ("float32", "float16"):
+                row[f"workers_{dtype}"] = wanted * core_us[f"{8 * side} {dtype}"] / 1e6
+            rows.append(row)
     return rows
 
 

@@ -131,6 +131,10 @@ EVALUATE: dict[str, tuple[list[str], str]] = {
     ),
     "self test": (["--self_test"], "--samples belongs to a real evaluation; leave it out"),
     "folder": ([], "i is not a model folder"),
+    "latents only": (
+        ["--samples=", "--model=m", "--num_samples=50", "--save_latents"],
+        "--save_latents without --vae draws latents only",
+    ),
 }
 
 
