@@ -179,9 +179,9 @@ def protocol_lines(report: Mapping[str, Any]) -> list[str]:
         f" {reference['frechet_distance']:.3f}",
         "- accuracy is that of a classifier trained on held-out digits; on real training digits it"
         f" reaches {reference['accuracy']:.1%}",
-        "- difference: mean over seeds of what the other row has more; t: Student's, of the"
-        " differences within a seed; shown: t beyond its two-sided 5 % point and the difference"
-        " larger than the spread of both rows",
+        "- differences are means over seeds, positive in favour of the claim; t: Student's, of the"
+        " differences within a seed; shown: t in FDD beyond its two-sided 5 % point and the"
+        " difference larger than the spread of both rows",
         f"- {report['machine']}; {versions}; {report['date']}",
     ]
 
