@@ -15,9 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-PRELOADED = [
-    *("lit_jax.jobs.entries", "lit_jax.jobs.train", "lit_jax.jobs.sample", "lit_jax.jobs.encode"),
-]
+PRELOADED = [f"lit_jax.jobs.{job}" for job in ("train", "sample", "encode", "evaluate")]
 _SECONDS_TO_FINISH = 300
 
 Job = Callable[[Path], None]
