@@ -90,7 +90,7 @@ def finish(program: subprocess.Popen[bytes], timeout: float = 300) -> str:
     """Waits for success and returns the rest of stdout. The program must not chat on stderr."""
     output, errors = (text.decode() for text in program.communicate(timeout=timeout))
     assert program.returncode == 0, f"exit status {program.returncode}\n{output}\n{errors}"
-    assert errors == ""
+    assert errors == "", errors
     return output
 
 

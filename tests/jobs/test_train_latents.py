@@ -169,6 +169,14 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
+def assert_all_gone(leader: int) -> None:
+    """No process of the session is left, a moment after its leader has ended."""
+    deadline = time.monotonic() + 30
+    while session(leader) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert session(leader) == []
+
+
 @pytest.mark.slow
 def test_run_with_workers_survives_kill_and_interrupt(latents: DataConfig, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -183,10 +191,7 @@ def test_run_with_workers_survives_kill_and_interrupt(latents: DataConfig, tmp_p
     assert len(session(program.pid)) >= 3
     program.kill()
     program.communicate()
-    deadline = time.monotonic() + 30
-    while session(program.pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert session(program.pid) == []
+    assert_all_gone(program.pid)
 
     last = max(checkpoints(broken))
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -196,12 +201,12 @@ def test_run_with_workers_survives_kill_and_interrupt(latents: DataConfig, tmp_p
         output = tiny_runs.finish(program)  # nothing on stderr
         last = max(checkpoints(broken))
         assert f"stopped on request after step {last}" in output and last < 120
-        assert session(program.pid) == []
+        assert_all_gone(program.pid)
         assert reproducible(broken) == expected[:last]
 
     program = start(command)
     assert f"resumed at step {last} " in tiny_runs.finish(program)
-    assert session(program.pid) == []
+    assert_all_gone(program.pid)
     assert reproducible(broken) == expected
 
 

@@ -237,7 +237,7 @@ def test_a_failed_export_leaves_the_old_folder(
     names = set(os.listdir())
     written_model_again("T5", T5 | {"d_ff": 12})
 
-    def full(path: Path, content: object) -> None:
+    def full(path: Path, content: object, **named: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     with monkeypatch.context() as broken:
