@@ -109,12 +109,27 @@ def _signals_left_to_the_job() -> Iterator[None]:
     A process inherits the signals its parent blocks. The tracker of shared memory, which Python
     starts with the first worker, would unblock them; so it is started before.
     """
-    resource_tracker.ensure_running()
+    _start_quiet_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_quiet_tracker() -> None:
+    """Batches that wait in shared memory at the end of a job are removed by the tracker, as they
+    should be; it need not report them as leaks."""
+    before = os.environ.get("PYTHONWARNINGS")
+    rules = ("ignore:resource_tracker:UserWarning", before)
+    os.environ["PYTHONWARNINGS"] = ",".join(rule for rule in rules if rule)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before
 
 
 def _start_worker(index: int, count: int) -> None:
