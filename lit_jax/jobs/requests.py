@@ -1,0 +1,85 @@
+"""The request an output folder belongs to: the same command resumes it, another one is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+REQUEST = "request.json"
+"""The file in an output folder that says what was asked for."""
+
+
+def plain(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as it comes back from its file: tuples are lists, keys are text."""
+    content: dict[str, Any] = json.loads(json.dumps(request))
+    return content
+
+
+def read_request(path: Path, remedy: str) -> dict[str, Any] | None:
+    """The content of a request file, None when there is none.
+
+    Raises ValueError for a file that is damaged; `remedy` says what to do instead.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it is no table); {remedy}")
+    return content
+
+
+def require_same_request(
+    path: Path, request: Mapping[str, Any], remedy: str, ignored: Collection[str] = ()
+) -> bool:
+    """Whether the request file `path` exists; raises ValueError, naming every difference, when it
+    asks for something else than `request`.
+
+    Entries in `ignored` ("group.name") are for people and may differ.
+    """
+    stored = read_request(path, remedy)
+    if stored is None:
+        return False
+    was, asked = _flat(stored), _flat(plain(request))
+    differing = [
+        f"{name} is {_short(was.get(name))}, asked for is {_short(asked.get(name))}"
+        for name in sorted(was.keys() | asked.keys())
+        if was.get(name) != asked.get(name) and name not in ignored
+    ]
+    if differing:
+        raise ValueError(
+            f"{path.parent} belongs to another request: {'; '.join(differing)}; {remedy}"
+        )
+    return True
+
+
+def require_space(out: Path, needed: int, what: str, remedy: str) -> None:
+    """Raises ValueError unless `needed` bytes are free where `out` is, or will be."""
+    place = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ValueError(
+            f"{out} needs {needed / 1e9:.3g} GB for {what}, {free / 1e9:.3g} GB are free; {remedy}"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}; an entry that is None is no entry."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            flat[prefix + name] = value
+    return flat
+
+
+def _short(value: Any) -> str:
+    """Hashes, and whatever else is long, by their beginning."""
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
