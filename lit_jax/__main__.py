@@ -18,6 +18,8 @@ python -m lit_jax sample --model MODEL_DIR_OR_WORKDIR --out DIR --num_samples N
                          [--vae VAE_DIR --steps 250 --cfg_scale 1.5 --label_policy uniform]
 python -m lit_jax evaluate --samples NPZ_OR_FOLDER --reference NPZ_OR_FOLDER
                          --inception MODEL_DIR --out metrics.json
+python -m lit_jax generate --model MODEL_DIR --text_encoder MODEL_DIR --vae MODEL_DIR
+                         --prompt "..." --out image.png [--size 768x1344 --num_images 4]
 Add --help to a job for all its flags."""
 HELP = {"-h", "--help", "--helpshort", "--helpfull"}
 

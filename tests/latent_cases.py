@@ -11,7 +11,15 @@ import numpy as np
 
 from lit_jax.config import DataConfig
 from lit_jax.data.latent_writer import LatentExample, write_metadata, write_records
-from lit_jax.data.schema import LatentSchema, dataset_folder, read_schema, write_schema
+from lit_jax.data.schema import (
+    BUCKETS,
+    NULL_CAPTION,
+    LatentSchema,
+    dataset_folder,
+    read_schema,
+    write_array,
+    write_schema,
+)
 from lit_jax.weights.fingerprint import vae_identity
 from lit_jax.weights.folder import save_model_dir
 
@@ -45,6 +53,43 @@ def moments(
     return both if mirrors else both[:1]
 
 
+# Features of captions: width 6, at most 5 tokens.
+TEXT = {
+    "encoder": {
+        "id": "tiny-t5",
+        "sha256": "0" * 64,
+        "tokenizer_sha256": "1" * 64,
+        "width": 6,
+        "weights": "float",
+    },
+    "max_length": 5,
+    "width": 6,
+}
+
+
+def tokens(index: int, kind: int) -> np.ndarray:
+    """[n, 6]: the features of caption `kind` (its number) of an image, all 100 kind + index. Image
+    3 lacks kind 0, image 4 lacks kind 1."""
+    count = 0 if index == 3 + kind else 1 + (index + kind) % 5
+    return np.full((count, 6), 100 * kind + index, np.float32)
+
+
+def null_caption() -> np.ndarray:
+    return np.linspace(-1, 1, 30, dtype=np.float32).reshape(5, 6)
+
+
+def bucket_of(index: int, schema: LatentSchema) -> int:
+    return index % 3 % len(schema.buckets)
+
+
+def shape_of(index: int, schema: LatentSchema) -> tuple[int, ...]:
+    """(h, w, L) of the latent of an image."""
+    _, height, width, channels = schema.moments_shapes[
+        bucket_of(index, schema) if schema.buckets else 0
+    ]
+    return height, width, channels // 2
+
+
 def shard_file(folder: Path, shard: int, count: int) -> Path:
     """File `shard` of `count`."""
     return dataset_folder(folder) / f"latents-train.array_record-{shard:05d}-of-{count:05d}"
@@ -59,9 +104,13 @@ def write_latents(
     dtype: str = "float32",
     mirrors: bool = True,
     classes: tuple[str, ...] = CLASSES,
-    captions: bool = False,
+    captions: tuple[str, ...] = (),
+    text: bool = False,
+    text_dtype: str = "float16",
+    sizes: tuple[tuple[int, int], ...] = (),
 ) -> Path:
-    """A folder as the encode job leaves it, `counts` examples per file."""
+    """A folder as the encode job leaves it, `counts` examples per file. With `text`, captions have
+    features; with `sizes` (in pixels), image k has size k mod 3 mod their number."""
     schema = LatentSchema(
         vae=dataclasses.asdict(vae_identity(vae)),
         dtype=dtype,
@@ -73,6 +122,8 @@ def write_latents(
         skipped=0,
         classes=classes,
         captions=captions,
+        text=TEXT | {"dtype": text_dtype} if text else {},
+        buckets=sizes,
         source={"kind": "class_folders", "path": "", "name": "", "split": "train", "sha256": ""},
     )
     first = 0
@@ -80,15 +131,21 @@ def write_latents(
         examples = (
             LatentExample(
                 name=f"{index}.png",
-                moments_Mxhxwx2L=moments(index, dtype, mirrors, shape),
+                moments_Mxhxwx2L=moments(index, dtype, mirrors, shape_of(index, schema)),
                 label=index % len(classes) if classes else None,
-                caption=f"number {index}" if captions else None,
+                captions=[f"{kind} {index}" for kind in captions],
+                tokens=[tokens(index, number) for number in range(len(captions))],
             )
             for index in range(first, first + count)
         )
         write_records(shard_file(folder, shard, len(counts)), schema, examples)
         first += count
     write_metadata(folder, schema, counts)
+    if text:
+        write_array(folder / NULL_CAPTION, null_caption())
+    if sizes:
+        numbers = [bucket_of(index, schema) for index in range(sum(counts))]
+        write_array(folder / BUCKETS, np.asarray(numbers, np.uint8))
     write_schema(folder, schema)
     return folder
 

@@ -20,6 +20,7 @@ from lit_jax.diffusion.gaussian import create_process
 from lit_jax.models import zoo
 from lit_jax.models.attention import MIXERS
 from lit_jax.objectives import hybrid_objective
+from lit_jax.training.examples import labels
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step
 
@@ -53,9 +54,8 @@ def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
         optimizer=optimizer,
         ema=EmaConfig(decay=0.5),
         accumulation=1,
-        null_label=10,
-        label_dropout=0.1,
         seed=0,
+        condition_of=labels(10, 0.1),
     )
     params = on_mesh(tiny_runs.random_params(STUDENT), on)
     teacher = on_mesh(tiny_runs.random_params(TEACHER, seed=1), on)

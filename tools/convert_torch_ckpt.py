@@ -1,7 +1,10 @@
-"""PyTorch checkpoint -> model folder, and back. The only program here that imports torch.
+r"""PyTorch checkpoint -> model folder, and back. The only program here that imports torch.
 
     convert_torch_ckpt.py --src DiT-XL-2-256x256.pt --dst models/dit_xl2 --model DiT-XL/2 --verify
     convert_torch_ckpt.py --src pipeline/vae --dst models/sdxl_vae
+    convert_torch_ckpt.py --src pipeline/text_encoder --dst models/t5 --tokenizer spiece.model
+    convert_torch_ckpt.py --src pixart.pth --dst models/pixart --vae models/sdxl_vae \
+        --text_encoder models/t5
     convert_torch_ckpt.py --src small.safetensors --dst models/small --model DiT --set num_heads=4
     convert_torch_ckpt.py --export --src runs/lit --dst lit.safetensors --layout lit
 
@@ -32,7 +35,7 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from lit_jax.config import InceptionConfig, architecture
+from lit_jax.config import InceptionConfig, T5Config, architecture
 from lit_jax.weights.convert import Import, start_import
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.files import (
@@ -45,6 +48,7 @@ from lit_jax.weights.files import (
     new_parents,
     without_wrappers,
 )
+from lit_jax.weights.fingerprint import FLOAT_SHA256
 from lit_jax.weights.folder import (
     PARAMS,
     check_destination,
@@ -56,6 +60,7 @@ from lit_jax.weights.safetensors_files import SAFETENSORS, SafetensorsReader
 from lit_jax.weights.staging import leftovers
 from lit_jax.weights.streaming import UnreadLeaf, write_unread
 from lit_jax.weights.tables import EXPORT_LAYOUTS, layout_of
+from tools.companions import copy_tokenizer, find_tokenizer, recorded_companions
 from tools.export_checkpoint import export_checkpoint
 from tools.settings import parse_settings
 from tools.torch_files import TORCH, TorchReader, import_torch
@@ -112,6 +117,8 @@ def import_checkpoint(args: argparse.Namespace) -> None:
     if dtype != "float32" and isinstance(config, InceptionConfig):
         raise ValueError(f"--dtype {dtype}: rounded weights would change every score")
     work = start_import(state, config, layout)
+    tokenizer = find_tokenizer(args, config)
+    companions = recorded_companions(args, config)
     _check_space(Path(args.dst), work, dtype)
     with new_parents(args.dst), staged_model_dir(args.dst, args.overwrite) as staged:
         _write_parameters(work, staged, args.dst, dtype)
@@ -121,8 +128,10 @@ def import_checkpoint(args: argparse.Namespace) -> None:
             "layout": layout.name,
             "dtype": dtype,
             "dropped": work.dropped,
+            FLOAT_SHA256: work.sha256,
         }
-        write_config(staged, config, provenance)
+        write_config(staged, config, provenance, companions)
+        notes = copy_tokenizer(tokenizer, staged) if isinstance(config, T5Config) else []
         if args.verify:
             verify(state, layout, staged, dtype)
     print(
@@ -133,7 +142,7 @@ def import_checkpoint(args: argparse.Namespace) -> None:
         print(f"dropped {key}: {reason}")
     print("model: " + " ".join(f"{k}={v}" for k, v in architecture(config).items()))
     print(f"sha256 of the source: {provenance['sha256']}")
-    for note in work.notes:
+    for note in work.notes + notes:
         print(f"note: {note}")
     for folder in leftovers(args.dst):
         print(f"note: {folder} was left by a conversion that was killed; it can be deleted")
@@ -262,6 +271,13 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", choices=("model", "ema"), help="default: what the official sampler loads"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="of the written numbers; default: float32")
+    parser.add_argument(
+        "--tokenizer", help="of a T5: spiece.model or its folder; default: found beside --src"
+    )
+    parser.add_argument("--vae", help="of a DiT or PixArt: model folder of its VAE, to be recorded")
+    parser.add_argument(
+        "--text_encoder", help="of a PixArt: model folder of its T5, to be recorded"
+    )
     parser.add_argument("--verify", action="store_true", help="compare with a torch forward pass")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing destination")
     parser.add_argument("--export", action="store_true", help="model folder -> PyTorch checkpoint")

@@ -56,6 +56,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     given = {"--model": args.model, "--set": args.set, "--weights": args.weights}
+    given |= {f"--{name}": getattr(args, name) for name in ("tokenizer", "vae", "text_encoder")}
     if unused := [flag for flag, value in given.items() if value]:
         raise ValueError(f"{', '.join(unused)} belong(s) to import; the folder knows its model")
     if args.dtype:

@@ -6,7 +6,7 @@ room or in a file of `configs/`; nothing is read with a fallback value anywhere 
 
 from lit_jax.config.autoencoder import AutoencoderConfig
 from lit_jax.config.dit import DiTConfig
-from lit_jax.config.encode import EncodeConfig, SourceConfig
+from lit_jax.config.encode import EncodeConfig, SourceConfig, TextConfig
 from lit_jax.config.experiment import (
     DataConfig,
     DistillConfig,
@@ -54,6 +54,7 @@ __all__ = [
     "SampleConfig",
     "SourceConfig",
     "T5Config",
+    "TextConfig",
     "TrainConfig",
     "architecture",
     "config_class",

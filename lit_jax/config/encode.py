@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lit_jax.config.typed import limit, require, unknown_name
 
 LATENT_DTYPES = ("float32", "float16")
+TEXT_DTYPES = ("float16", "bfloat16", "float32")
 PRECISIONS = ("default", "high", "highest")
+BUCKETS = ("", "pixart")
+"""Tables of aspect ratios; "" is the square."""
+
+_KIND = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def caption_kind(name: str) -> str:
+    """What captions in files that end in `name` are called: "long.txt" -> "long", and "txt" is
+    "txt". Names of features stay what they are. A kind has no dot, so that it may be a key of a
+    config."""
+    return name.removesuffix(".txt")
 
 
 @dataclass(frozen=True)
@@ -19,8 +32,11 @@ class SourceConfig:
     - "tfds": a prepared TFDS data set in ArrayRecord, `name` ("imagenet2012", or "name/config",
       or "name/config/1.0.0") under the data folder `path`; `split` is read;
     - "class_folders": `path` holds a folder of images per class;
-    - "folder": all images below `path`; with `captions`, each has its text beside it in a file of
-      the same name that ends in .txt.
+    - "folder": all images below `path`.
+
+    `captions` names the texts of an image, any number of them. In a folder these are ends of file
+    names: ("txt",) is `a/b.txt` for `a/b.png`, ("long.txt", "short.txt") are `a/b.long.txt` and
+    `a/b.short.txt`. In a TFDS data set they are features of kind Text.
 
     Folders have one split, which is called `split` in what is written.
     """
@@ -29,7 +45,7 @@ class SourceConfig:
     path: str
     name: str = ""
     split: str = "train"
-    captions: bool = False
+    captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(bool(self.path), "source.path is empty; give the folder that holds the images")
@@ -38,13 +54,47 @@ class SourceConfig:
             f"source.split is {self.split!r}; it must be the name of a whole split, as 'train'",
         )
         require(
-            self.kind == "folder" or not self.captions,
-            f"source.captions belongs to source.kind 'folder', not to {self.kind!r}",
+            self.kind != "class_folders" or not self.captions,
+            f"source.captions {self.captions} belong to source.kind 'folder' or 'tfds', not to"
+            f" {self.kind!r}",
         )
         require(
             self.kind == "tfds" or not self.name,
             f"source.name {self.name!r} belongs to source.kind 'tfds', not to {self.kind!r}",
         )
+        for name in self.captions:
+            require(
+                _KIND.fullmatch(caption_kind(name)) is not None,
+                f"source.captions holds {name!r}; it must be made of letters, digits, _ and -, and"
+                " may end in .txt, as 'txt' or 'long.txt'",
+            )
+        require(
+            len(set(self.caption_kinds)) == len(self.captions),
+            f"source.captions {self.captions} names a kind of captions twice",
+        )
+
+    @property
+    def caption_kinds(self) -> tuple[str, ...]:
+        """The names that training uses."""
+        return tuple(caption_kind(name) for name in self.captions)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions become features. `encoder` is the model folder of a T5 encoder; a caption is
+    cut to `max_length` tokens; `dtype` is that of the stored features (float16 ends at 65504,
+    which the largest encoders may exceed); `batch_size` is captions per device and step."""
+
+    encoder: str
+    max_length: int = 300
+    dtype: str = "float16"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        require(bool(self.encoder), "text.encoder is empty; give the model folder of a T5 encoder")
+        limit(self, "an integer of at least 1", "text.max_length", "text.batch_size")
+        if self.dtype not in TEXT_DTYPES:
+            raise unknown_name("text.dtype", self.dtype, TEXT_DTYPES)
 
 
 @dataclass(frozen=True)
@@ -53,7 +103,9 @@ class EncodeConfig:
 
     What decides the bytes that are written: `source`; `vae`, the model folder of an AutoencoderKL;
     `resolution` (pixels along a side); `dtype` of the stored moments; `mirrors` (moments of the
-    mirror image, too); `shard_size` (images per file); and, in the last bits,
+    mirror image, too); `text`, by what captions become features (None: they are kept as text
+    only); `buckets`, "" for squares or "pixart" for the sides of `data.buckets`, chosen by the
+    aspect ratio of each image; `shard_size` (images per file); and, in the last bits,
     `device_batch_size` (images per device and step) and `precision` (of float32 products, a name
     of `jax.default_matmul_precision`; "default" is TF32 on recent GPUs, bfloat16 passes on TPUs).
 
@@ -66,6 +118,8 @@ class EncodeConfig:
     resolution: int = 256
     dtype: str = "float32"
     mirrors: bool = True
+    text: TextConfig | None = None
+    buckets: str = ""
     precision: str = "highest"
     device_batch_size: int = 16
     shard_size: int = 2048
@@ -76,6 +130,18 @@ class EncodeConfig:
         require(bool(self.vae), "vae is empty; give the model folder of an AutoencoderKL")
         limit(self, "at least 1", "resolution", "device_batch_size", "shard_size", "workers")
         limit(self, "in [0, 1)", "max_skipped_fraction")
-        for kind, known in (("dtype", LATENT_DTYPES), ("precision", PRECISIONS)):
+        tables = (("dtype", LATENT_DTYPES), ("precision", PRECISIONS), ("buckets", BUCKETS))
+        for kind, known in tables:
             if getattr(self, kind) not in known:
                 raise unknown_name(kind, getattr(self, kind), known)
+        if self.text is None:
+            return
+        require(
+            bool(self.source.captions),
+            "text needs captions; name them in source.captions, as ('txt',) for a.txt beside a.png",
+        )
+        require(
+            not self.mirrors,
+            "mirrors is True, but captions do not fit mirror images ('left' and 'right'); set"
+            " mirrors=False",
+        )

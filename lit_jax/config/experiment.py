@@ -27,8 +27,10 @@ class DataConfig:
 
     `vae` is the model folder of the autoencoder that latents belong to; it must be the one that
     made them. `flip` shows each example as its mirror image half of the time; for latents, their
-    encoder must have seen the mirror images. `workers` is the number of processes per host that
-    read, 0 for threads; it changes the speed, never the batches.
+    encoder must have seen the mirror images. `caption_weights` says how often
+    each kind of caption of an image is used, in the order in which they were encoded, such as (0.6,
+    0.4); empty: all kinds alike. `workers` is the number of processes per host that read, 0 for
+    threads; it changes the speed, never the batches.
     """
 
     name: str = "digits"
@@ -36,10 +38,16 @@ class DataConfig:
     split: str = "train"
     flip: bool = False
     vae: str = ""
+    caption_weights: tuple[float, ...] = ()
     workers: int = 0
 
     def __post_init__(self) -> None:
         limit(self, "at least 0", "data.workers")
+        weights = self.caption_weights
+        require(
+            not weights or (min(weights) >= 0 and sum(weights) > 0),
+            f"data.caption_weights are {weights}; weights are not negative, nor all zero",
+        )
 
 
 @dataclass(frozen=True)
@@ -80,11 +88,13 @@ class InheritConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its learning-rate schedule.
+    """The optimiser and its learning-rate schedule.
 
+    `name` is a row of `training.optimizer.OPTIMIZERS`; `b1`, `b2` and `eps` are those of AdamW.
     `schedule` is a row of `training.optimizer.SCHEDULES`; `clip_norm=0` switches clipping off.
     """
 
+    name: str = "adamw"
     learning_rate: float = 1e-4
     schedule: str = "constant"
     warmup_steps: int = 0

@@ -7,6 +7,9 @@ from typing import Any
 
 from lit_jax.config.typed import limit, require
 
+TOKENIZER_FILE = "tokenizer/spiece.model"
+"""Where a model folder of a T5 holds its sentencepiece model."""
+
 
 @dataclass(frozen=True)
 class T5Config:

@@ -1,8 +1,11 @@
-"""The centre crop of the ADM and DiT training data, by which FID references were cut as well.
+"""How an image becomes one of the size that is trained on: two ways of cutting.
 
+`center_crop` is that of the ADM and DiT training data, by which FID references were cut as well:
 Prafulla Dhariwal and Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis" (2021); DiT uses
 it unchanged. Reference statistics were computed on images cut this way, so every step is kept to
 the last bit: the filters, their order, Python's rounding to even, the integer offsets.
+
+`fill_crop` is that of PixArt's training data, for any height and width.
 """
 
 from __future__ import annotations
@@ -41,3 +44,20 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
     image_HxWx3 = np.asarray(image.resize((width, height), resample=Image.Resampling.BICUBIC))
     top, left = (height - size) // 2, (width - size) // 2
     return image_HxWx3[top : top + size, left : left + size]
+
+
+def fill_crop(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """The centre of an RGB image that just fills `height` x `width`: uint8 [height, width, 3].
+
+    Bicubic resampling until the tighter side matches (the other one rounded down), then the central
+    pixels. Raises ValueError for another mode than RGB.
+    """
+    if image.mode != "RGB":
+        raise ValueError(f"an image of mode {image.mode}; convert it to RGB first")
+    if height * image.width >= width * image.height:
+        size = image.width * height // image.height, height
+    else:
+        size = width, image.height * width // image.width
+    image_HxWx3 = np.asarray(image.resize(size, resample=Image.Resampling.BICUBIC))
+    top, left = round((size[1] - height) / 2), round((size[0] - width) / 2)
+    return image_HxWx3[top : top + height, left : left + width]

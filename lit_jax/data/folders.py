@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_jax.config import SourceConfig
-from lit_jax.data.image_source import BrokenImage, ImageSource, read_file
+from lit_jax.data.image_source import (
+    BrokenImage,
+    ImageSource,
+    decode_text,
+    read_file,
+    require_text,
+)
 
 IMAGE_SUFFIXES = (
     ".bmp",
@@ -25,7 +31,6 @@ IMAGE_SUFFIXES = (
     ".tiff",
     ".webp",
 )
-CAPTION_SUFFIX = ".txt"
 
 
 @dataclass(frozen=True)
@@ -71,21 +76,25 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 class ImageFolder(ImageSource):
-    """All images below a folder, sorted by their relative path; with `captions`, the text of image
-    `a/b.png` is `a/b.txt` (UTF-8, stripped), which `a/b.jpg` would share. An image without a
-    caption, or with an empty one, is a broken image."""
+    """All images below a folder, sorted by their relative path. With `captions` ("txt",) the text
+    of image `a/b.png` is `a/b.txt` (UTF-8, stripped), which `a/b.jpg` would share. An image without
+    any text that is not empty is a broken image."""
 
     def __init__(self, config: SourceConfig) -> None:
         """Raises ValueError when the folder is missing or holds no image."""
         self._root = image_root(config.path)
-        self.captions = config.captions
-        suffixes = (*IMAGE_SUFFIXES, CAPTION_SUFFIX) if config.captions else IMAGE_SUFFIXES
-        listed = list_files(self._root, suffixes)
+        self.captions = config.caption_kinds
+        self._endings = tuple(f".{name}" for name in config.captions)
+        endings = tuple(ending.lower() for ending in self._endings)
+        listed = list_files(self._root, (*IMAGE_SUFFIXES, *endings))
         # Captions belong to the listing: an encode must not go on after they were changed.
         self._listed = listed
         self._paths = [f.path for f in listed if f.path.lower().endswith(IMAGE_SUFFIXES)]
-        captions = (f.path for f in listed if f.path.lower().endswith(CAPTION_SUFFIX))
-        self._captions = {os.path.splitext(path)[0]: path for path in captions}
+        # Per kind: path of an image without its suffix -> path of the text.
+        self._texts = [
+            {f.path[: -len(ending)]: f.path for f in listed if f.path.lower().endswith(ending)}
+            for ending in endings
+        ]
         require_images(self._paths, self._root)
 
     def __len__(self) -> int:
@@ -100,23 +109,15 @@ class ImageFolder(ImageSource):
     def label(self, index: int) -> int | None:
         return None
 
-    def caption(self, index: int) -> str | None:
-        if not self.captions:
-            return None
+    def texts(self, index: int) -> tuple[str, ...]:
         stem = os.path.splitext(self._paths[index])[0]
-        if stem not in self._captions:
-            name = printable(os.path.basename(stem) + CAPTION_SUFFIX)
-            raise BrokenImage(f"no caption: there is no {name}")
-        try:
-            # Editors on Windows begin a file with a byte-order mark.
-            text = read_file(self._root / self._captions[stem]).decode("utf-8-sig").strip()
-        except UnicodeDecodeError as error:
-            raise BrokenImage(f"the caption is not UTF-8 (byte {error.start})") from error
-        if "\0" in text:  # UTF-16 without a mark is valid UTF-8
-            raise BrokenImage("the caption is not UTF-8 text (it holds zero bytes)")
-        if not text:
-            raise BrokenImage("the caption is empty")
-        return text
+        paths = [paths.get(stem) for paths in self._texts]
+        if self.captions and not any(paths):
+            names = (printable(os.path.basename(stem) + ending) for ending in self._endings)
+            raise BrokenImage(f"no caption: there is no {' and no '.join(names)}")
+        return require_text(
+            ["" if path is None else decode_text(read_file(self._root / path)) for path in paths]
+        )
 
     def listing_sha256(self) -> str:
         return listing_sha256(self._listed)
@@ -174,8 +175,8 @@ class ClassFolders(ImageSource):
     def label(self, index: int) -> int | None:
         return self._labels[index]
 
-    def caption(self, index: int) -> str | None:
-        return None
+    def texts(self, index: int) -> tuple[str, ...]:
+        return ()
 
     def listing_sha256(self) -> str:
         return listing_sha256(self._listed)

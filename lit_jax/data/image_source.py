@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
@@ -36,12 +37,12 @@ class BrokenImage(ValueError):
 class ImageSource(abc.ABC):
     """Images in a fixed order, with random access; safe to be used by several threads.
 
-    `classes` are the names that labels count; empty without labels. `captions` says whether images
-    come with a text. Nothing but what the methods are asked for is read.
+    `classes` are the names that labels count; empty without labels. `captions` are the kinds of
+    texts that images come with. Nothing but what the methods are asked for is read.
     """
 
     classes: tuple[str, ...] = ()
-    captions: bool = False
+    captions: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -60,8 +61,9 @@ class ImageSource(abc.ABC):
         image has none."""
 
     @abc.abstractmethod
-    def caption(self, index: int) -> str | None:
-        """The caption; None without captions. Raises BrokenImage when this image has none."""
+    def texts(self, index: int) -> tuple[str, ...]:
+        """The text of every kind of `captions`, stripped, "" for one that this image lacks. Raises
+        BrokenImage when it lacks them all, or one cannot be read."""
 
     @abc.abstractmethod
     def listing_sha256(self) -> str:
@@ -88,6 +90,25 @@ def decode_rgb(encoded: bytes) -> Image.Image:
         raise  # this machine's trouble, not the image's
     except Exception as error:  # decoders raise nearly anything for damaged files
         raise BrokenImage(reason(error)) from error
+
+
+def decode_text(encoded: bytes) -> str:
+    """A caption: UTF-8, stripped. Raises BrokenImage when it is something else."""
+    try:
+        # Editors on Windows begin a file with a byte-order mark.
+        text = encoded.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise BrokenImage(f"the caption is not UTF-8 (byte {error.start})") from error
+    if "\0" in text:  # UTF-16 without a mark is valid UTF-8
+        raise BrokenImage("the caption is not UTF-8 text (it holds zero bytes)")
+    return text
+
+
+def require_text(texts: Sequence[str]) -> tuple[str, ...]:
+    """The texts of an image; BrokenImage when there should be some and all are empty."""
+    if texts and not any(texts):
+        raise BrokenImage("the caption is empty")
+    return tuple(texts)
 
 
 def reason(error: Exception) -> str:

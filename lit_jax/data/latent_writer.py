@@ -4,22 +4,31 @@ The same examples give the same bytes, so that an interrupted job can be continu
 compared, file by file. TensorFlow is not needed: TFDS serialises without it.
 
 Letters: M the image and its mirror image (2, or 1 without mirrors), h x w latent pixels, L latent
-channels.
+channels; n tokens of a caption, D the width of their features.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-from lit_jax.data.schema import DATASET_NAME, DATASET_VERSION, LatentSchema, dataset_folder
+from lit_jax.data.schema import (
+    CAPTION,
+    DATASET_NAME,
+    DATASET_VERSION,
+    TOKENS,
+    LatentSchema,
+    dataset_folder,
+)
 from lit_jax.files import atomic_path
 
 SUFFIX = "array_record"
@@ -34,27 +43,36 @@ _BYTES_PER_FILE, _BYTES_PER_EXAMPLE = 131_072, 256
 
 @dataclass(frozen=True)
 class LatentExample:
-    """One image: moments [M, h, w, 2 L] as `schema` describes them, and what belongs to it."""
+    """One image: moments [M, h, w, 2 L] as `schema` describes them, and what belongs to it: for
+    every kind of captions its text, and float32 [n, D] of its n valid tokens (with text)."""
 
     name: str
     moments_Mxhxwx2L: np.ndarray
     label: int | None = None
-    caption: str | None = None
+    captions: Sequence[str] = ()
+    tokens: Sequence[np.ndarray] = field(default=())
 
 
 def latent_features(schema: LatentSchema) -> tfds.features.FeaturesDict:
-    """The features of an example, for TFDS. Moments are raw little-endian bytes of their dtype."""
+    """The features of an example, for TFDS. Moments and features of captions are raw little-endian
+    bytes of their dtype; with buckets TFDS stores the shape of the moments beside them."""
+    views, height, width, channels = schema.moments_shape
+    sides = (None, None) if schema.buckets else (height, width)
     features: dict[str, tfds.features.FeatureConnector] = {
         "name": tfds.features.Text(),
-        "moments": tfds.features.Tensor(
-            shape=schema.moments_shape, dtype=np.dtype(schema.dtype), encoding="bytes"
-        ),
+        "moments": _raw((views, *sides, channels), schema.dtype),
     }
     if schema.classes:
         features["label"] = tfds.features.ClassLabel(names=list(schema.classes))
-    if schema.captions:
-        features["caption"] = tfds.features.Text()
+    for kind in schema.captions:
+        features[CAPTION + kind] = tfds.features.Text()
+        if schema.text:
+            features[TOKENS + kind] = _raw((None, schema.text["width"]), schema.text["dtype"])
     return tfds.features.FeaturesDict(features)
+
+
+def _raw(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=np.dtype(dtype), encoding="bytes")
 
 
 def record_file(folder: Path, schema: LatentSchema, shard: int, num_shards: int) -> Path:
@@ -67,7 +85,7 @@ def record_file(folder: Path, schema: LatentSchema, shard: int, num_shards: int)
 def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExample]) -> int:
     """Writes one file, which appears when it is whole, and returns the number of examples.
 
-    Raises ValueError for moments that are not finite or do not fit into the dtype of the schema,
+    Raises ValueError for numbers that are not finite or do not fit into the dtype of the schema,
     OSError when the file cannot be written.
     """
     features = latent_features(schema)
@@ -113,10 +131,14 @@ def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) ->
     return num_bytes
 
 
-def estimated_bytes(schema: LatentSchema, images: int, files: int) -> int:
-    """Disk space of so many examples in so many files, before compression."""
-    moments = int(np.prod(schema.moments_shape)) * np.dtype(schema.dtype).itemsize
-    return images * (moments + _BYTES_PER_EXAMPLE) + files * _BYTES_PER_FILE
+def estimated_bytes(schema: LatentSchema, images: int, files: int, tokens: float = 0.0) -> int:
+    """Disk space of so many examples in so many files, with `tokens` valid tokens per image. All
+    buckets have about the same number of pixels."""
+    example = math.prod(schema.moments_shape) * np.dtype(schema.dtype).itemsize
+    if schema.text:
+        token = schema.text["width"] * np.dtype(schema.text["dtype"]).itemsize
+        example += math.ceil(tokens * token)
+    return images * (example + _BYTES_PER_EXAMPLE) + files * _BYTES_PER_FILE
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -137,20 +159,30 @@ def _template(folder: Path, schema: LatentSchema) -> tfds.core.ShardedFileTempla
 
 
 def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
-    moments = example.moments_Mxhxwx2L
-    if not np.isfinite(moments).all():
-        raise ValueError(
-            f"the moments of {example.name} are not finite; check the weights of the VAE"
-        )
-    largest = float(np.abs(moments).max())
-    if largest > float(np.finfo(schema.dtype).max):
-        raise ValueError(
-            f"the moments of {example.name} reach {largest:.4g}, more than {schema.dtype} can"
-            " hold; set dtype to float32 and encode into another folder"
-        )
-    fields: dict[str, object] = {"name": example.name, "moments": moments.astype(schema.dtype)}
+    where = f"the moments of {example.name}"
+    moments = _as_stored(example.moments_Mxhxwx2L, schema.dtype, where, "dtype", "VAE")
+    fields: dict[str, object] = {"name": example.name, "moments": moments}
     if schema.classes:
         fields["label"] = example.label
-    if schema.captions:
-        fields["caption"] = example.caption
+    for index, kind in enumerate(schema.captions):
+        fields[CAPTION + kind] = example.captions[index]
+        if schema.text:
+            where = f"the features of the {kind} caption of {example.name}"
+            fields[TOKENS + kind] = _as_stored(
+                example.tokens[index], schema.text["dtype"], where, "text.dtype", "text encoder"
+            )
     return fields
+
+
+def _as_stored(array: np.ndarray, dtype: str, where: str, option: str, network: str) -> np.ndarray:
+    """The array in `dtype`; ValueError when that is impossible. `option` sets the dtype."""
+    if not np.isfinite(array).all():
+        raise ValueError(f"{where} are not finite; check the weights of the {network}")
+    largest = float(np.abs(array).max(initial=0.0))
+    if largest > float(ml_dtypes.finfo(dtype).max):
+        wider = "float32 or bfloat16" if option == "text.dtype" else "float32"
+        raise ValueError(
+            f"{where} reach {largest:.4g}, more than {dtype} can hold; set {option} to {wider} and"
+            " encode into another folder"
+        )
+    return array.astype(dtype)

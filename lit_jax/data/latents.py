@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from lit_jax.config import unknown_name
 from lit_jax.data.open_files import allow_open_files
-from lit_jax.data.schema import LatentSchema, dataset_folder
+from lit_jax.data.schema import TOKENS, LatentSchema, dataset_folder
 
 Example = Mapping[str, Any]
 
@@ -31,8 +32,7 @@ Example = Mapping[str, Any]
 def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[bytes]:
     """Random access to the serialized examples of a split. May be pickled.
 
-    Raises ValueError for an unknown split, for files that are missing, and when the records are not
-    what the schema says.
+    Raises ValueError for an unknown split, and for files that are missing.
     """
     if split != schema.split:
         raise unknown_name(f"split of {folder}", split, [schema.split])
@@ -40,7 +40,6 @@ def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[byt
     allow_open_files(len(stored.filepaths))
     # Readers of our own: those of TFDS would carry the whole builder into worker processes.
     records: Sequence[bytes] = ArrayRecordDataSource(stored.file_instructions)
-    _check_record(records[0], schema, folder)
     return records
 
 
@@ -72,30 +71,95 @@ def check_files(folder: Path, schema: LatentSchema) -> tfds.core.SplitInfo:
     return stored
 
 
-def examples(
-    records: Sequence[bytes], schema: LatentSchema, shuffle_seed: int, mirror_seed: int | None
-) -> grain.MapDataset[Example]:
-    """The endless, shuffled stream of {"moments": [h, w, 2 L], "label": int32 (with classes)}.
+@dataclass(frozen=True)
+class Subset:
+    """Some of the records of a data set."""
 
-    With `mirror_seed`, the image and its mirror image have probability 1/2 each, decided by that
-    seed and the position in the stream; without, it is always the image.
+    records: Sequence[bytes]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.records[int(self.rows[index])]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for every example: the seeds, each None where nothing is drawn. `shuffle` is
+    that of the order; with `mirror`, the image and its mirror image have probability 1/2 each; with
+    `caption`, one caption is taken by the `weights` of their kinds, and without it there is none.
     """
-    dataset = grain.MapDataset.source(records).shuffle(seed=shuffle_seed).repeat()
-    dataset = dataset.map(functools.partial(decode_record, schema=schema))
-    if mirror_seed is None:
+
+    shuffle: int
+    mirror: int | None
+    caption: int | None
+    weights: tuple[float, ...] = ()
+
+
+def examples(
+    records: Sequence[bytes] | Subset, schema: LatentSchema, bucket: int, draws: Draws
+) -> grain.MapDataset[Example]:
+    """The endless, shuffled stream of {"moments": [h, w, 2 L], "label": int32 (with classes),
+    "tokens": [max_length, width] and "mask": int8 [max_length] (with text)} of a bucket.
+
+    All that is drawn is decided by the seeds and the position in the stream.
+    """
+    shape = schema.moments_shapes[bucket]
+    dataset = grain.MapDataset.source(records).shuffle(seed=draws.shuffle).repeat()
+    captions = draws.caption is not None
+    decode = functools.partial(decode_record, schema=schema, shape=shape, captions=captions)
+    dataset = dataset.map(decode)
+    if captions:
+        choose = functools.partial(one_caption, schema=schema, weights=draws.weights)
+        dataset = dataset.random_map(choose, seed=draws.caption)
+    if draws.mirror is None:
         return dataset.map(image_itself)
-    return dataset.random_map(image_or_mirror, seed=mirror_seed)
+    return dataset.random_map(image_or_mirror, seed=draws.mirror)
 
 
-def decode_record(record: bytes, schema: LatentSchema) -> dict[str, Any]:
-    """A serialized example as {"moments": [M, h, w, 2 L], "label": int32 (with classes)}, the
-    moments in the dtype they are stored in. They share memory with `record`."""
+def decode_record(
+    record: bytes, schema: LatentSchema, shape: tuple[int, ...], captions: bool = True
+) -> dict[str, Any]:
+    """A serialized example as {"moments": [M, h, w, 2 L], "label": int32 (with classes),
+    "tokens_K": [n, width] for every kind K of captions (with text, unless `captions` is False)},
+    in the dtypes they are stored in. They share memory with `record`. `shape` is that of the
+    moments."""
     features = tf_example_pb2.Example.FromString(record).features.feature
-    moments = np.frombuffer(features["moments"].bytes_list.value[0], schema.dtype)
-    example: dict[str, Any] = {"moments": moments.reshape(schema.moments_shape)}
+    name = "moments/value" if schema.buckets else "moments"
+    moments = np.frombuffer(features[name].bytes_list.value[0], schema.dtype)
+    example: dict[str, Any] = {"moments": moments.reshape(shape)}
     if schema.classes:
         example["label"] = np.int32(features["label"].int64_list.value[0])
+    if schema.text and captions:
+        for kind in schema.captions:
+            stored = features[TOKENS + kind].bytes_list.value[0]
+            tokens = np.frombuffer(stored, schema.text["dtype"])
+            example[TOKENS + kind] = tokens.reshape(-1, schema.text["width"])
     return example
+
+
+def one_caption(
+    example: Example, rng: np.random.Generator, schema: LatentSchema, weights: Sequence[float]
+) -> dict[str, Any]:
+    """Replaces the captions by "tokens" [max_length, width], padded with zeros, and "mask" int8
+    [max_length] of one of them.
+
+    The kind is drawn with `weights`; kinds that the image lacks are left out. When those it has
+    weigh nothing, each of them is as likely.
+    """
+    names = [TOKENS + kind for kind in schema.captions]
+    there = np.array([len(example[name]) > 0 for name in names])
+    chances = np.where(there, weights, 0.0)
+    if not chances.any():
+        chances = there.astype(float)
+    found = example[names[rng.choice(len(names), p=chances / chances.sum())]]
+    tokens = np.zeros((schema.text["max_length"], schema.text["width"]), found.dtype)
+    tokens[: len(found)] = found
+    mask = (np.arange(len(tokens)) < len(found)).astype(np.int8)
+    rest = {name: value for name, value in example.items() if name not in names}
+    return {**rest, "tokens": tokens, "mask": mask}
 
 
 def image_itself(example: Example) -> dict[str, Any]:
@@ -111,11 +175,12 @@ def image_or_mirror(example: Example, rng: np.random.Generator) -> dict[str, Any
     return {**example, "moments": example["moments"][int(rng.random() < 0.5)]}
 
 
-def _check_record(record: bytes, schema: LatentSchema, folder: Path) -> None:
+def check_record(record: bytes, schema: LatentSchema, shape: tuple[int, ...], folder: Path) -> None:
+    """Raises ValueError when a record is not what the schema says; see `decode_record`."""
     try:
-        decode_record(record, schema)
+        decode_record(record, schema, shape)
     except (ValueError, IndexError) as error:
         raise ValueError(
-            f"the records of {folder} do not hold moments {schema.moments_shape} {schema.dtype}"
+            f"the records of {folder} do not hold moments {shape} {schema.dtype}"
             f" ({error}); encode the images again, into an empty folder"
         ) from error

@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grain
@@ -30,7 +31,14 @@ import tensorflow_datasets as tfds
 
 from lit_jax.config import unknown_name
 from lit_jax.data import digits, latents, transforms
-from lit_jax.data.schema import SCHEMA, LatentSchema, is_latent_folder, read_schema
+from lit_jax.data.mixture import Mixture
+from lit_jax.data.schema import (
+    SCHEMA,
+    LatentSchema,
+    is_latent_folder,
+    read_buckets,
+    read_schema,
+)
 from lit_jax.data.stream import Arrays, Batch, BatchStream
 
 PathLike = str | os.PathLike[str]
@@ -144,6 +152,8 @@ def make_train_iterator(
     shard_count: int = 1,
     flip: bool = False,
     labels: bool = True,
+    captions: bool = True,
+    caption_weights: Mapping[str, float] = MappingProxyType({}),
     workers: int = 0,
 ) -> BatchStream:
     """An endless stream of training batches of one host.
@@ -152,6 +162,15 @@ def make_train_iterator(
     b = batch_size / shard_count: the rows of host `shard_index` (see the module docstring). A batch
     of latents has "moments" [b, h, w, 2 L] in their stored dtype instead of the image: mean and
     log-variance, not scaled. Without `labels`, and for data without classes, there is no "label".
+    Latents with features of captions add "tokens" [b, max_length, width] in their stored dtype,
+    padded with zeros, and "mask" int8 [b, max_length], unless `captions` is False.
+
+    A batch holds images of one size, its bucket, which is drawn for every batch with a probability
+    proportional to the number of images in it; `BatchStream.shapes` are those of the buckets.
+
+    For every example one kind of captions is drawn, as a function of `seed` and the position in the
+    global stream, with the weights that `caption_weights` gives to kinds: 0 to those it does not
+    name, all the same when it is empty. Kinds that an image lacks are left out for it.
 
     Shuffling is new in every epoch and a function of `seed` and the epoch. `flip` replaces each
     example by its mirror image with probability 1/2, as a function of `seed` and the position in
@@ -159,28 +178,35 @@ def make_train_iterator(
     `workers` is the number of processes that read; 0 reads in threads of this one.
 
     Raises ValueError, before anything is read, for unknown names, a batch that is not divisible by
-    the hosts or exceeds the split, mirror images that are not there, and data that is not prepared.
+    the hosts or exceeds the split, mirror images that are not there, captions that are not there,
+    and data that is not prepared.
     """
     folder = Path(data_dir, name)
     schema = read_schema(folder) if is_latents(name, data_dir) else None
     count = num_examples(name, split) if schema is None else schema.count
     _check_request(f"{name}/{split}", count, batch_size, seed, shard_index, shard_count)
-    seeds = np.random.SeedSequence(seed).generate_state(2, dtype=np.uint32)
-    shuffle_seed, mirror_seed = int(seeds[0]), int(seeds[1]) if flip else None
     if schema is None:
-        examples = _pixels(name, data_dir, split, shuffle_seed, mirror_seed)
+        if caption_weights:
+            raise ValueError(f"caption_weights are given, but {name} has no captions")
+        examples = _pixels(
+            name, data_dir, split, _seeds(seed)[0], _seeds(seed)[1] if flip else None
+        )
     else:
-        examples = _latents(folder, schema, split, shuffle_seed, mirror_seed)
+        weights = _weights(caption_weights, schema, folder) if captions else None
+        examples = _latents(folder, schema, split, seed, flip, weights)
 
-    names = [name for name in examples.arrays if labels or name != "label"]
-    batches = examples.dataset.batch(batch_size // shard_count)
+    names = [name for name in examples.parts[0].arrays if labels or name != "label"]
+    pieces = [part.dataset.batch(batch_size // shard_count) for part in examples.parts]
+    batches = pieces[0]
+    if len(pieces) > 1:
+        counts = [part.count for part in examples.parts]
+        batches = grain.MapDataset.source(Mixture(pieces, counts, _seeds(seed)[3], shard_count))
     return BatchStream(
         batches.map(functools.partial(examples.finish, names=names)),
-        {
-            name: ((batch_size, *shape), dtype)
-            for name, (shape, dtype) in examples.arrays.items()
-            if name in names
-        },
+        [
+            {key: ((batch_size, *part.arrays[key][0]), part.arrays[key][1]) for key in names}
+            for part in examples.parts
+        ],
         examples.identity,
         shard_index=shard_index,
         shard_count=shard_count,
@@ -189,17 +215,31 @@ def make_train_iterator(
 
 
 @dataclass(frozen=True)
-class _Examples:
-    """The endless, shuffled stream of single examples of a data set.
-
-    `finish` makes the named arrays of a batch what a model takes; `arrays` are those, of one
-    example. `identity` says which data it is.
-    """
+class _Part:
+    """The endless, shuffled stream of single examples of one size, and the arrays of one of them.
+    Without a mixture the `count` of the examples is not asked for."""
 
     dataset: grain.MapDataset[transforms.Example]
     arrays: Arrays
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """The examples of a data set, one part for every size.
+
+    `finish` makes the named arrays of a batch what a model takes. `identity` says which data it is.
+    """
+
+    parts: Sequence[_Part]
     finish: Callable[..., Batch]
     identity: Mapping[str, str]
+
+
+def _seeds(*numbers: int) -> list[int]:
+    """Seeds of the order, the mirror images, the captions and the buckets."""
+    words = np.random.SeedSequence(numbers).generate_state(4, dtype=np.uint32)
+    return [int(word) for word in words]
 
 
 _LABEL: Arrays = {"label": ((), np.dtype(np.int32))}
@@ -218,24 +258,72 @@ def _pixels(
     if mirror_seed is not None:
         dataset = dataset.random_map(transforms.flip_horizontally, seed=mirror_seed)
     arrays = {"image": (spec.image_shape, np.dtype(np.float32)), **_LABEL}
-    return _Examples(dataset, arrays, transforms.normalised, {})
+    return _Examples([_Part(dataset, arrays)], transforms.normalised, {})
 
 
 def _latents(
-    folder: Path, schema: LatentSchema, split: str, shuffle_seed: int, mirror_seed: int | None
+    folder: Path,
+    schema: LatentSchema,
+    split: str,
+    seed: int,
+    flip: bool,
+    weights: tuple[float, ...] | None,
 ) -> _Examples:
-    if mirror_seed is not None and not schema.mirrors:
+    """`weights` are those of the kinds of captions; None leaves the captions out."""
+    text = bool(schema.text) and weights is not None
+    if flip and schema.text:
+        raise ValueError(
+            f"data.flip is True, but the captions in {folder} would not fit mirror images ('left'"
+            " and 'right'); set data.flip=False"
+        )
+    if flip and not schema.mirrors:
         raise ValueError(
             f"data.flip is True, but the latents in {folder} have no mirror images; set"
             " data.flip=False, or encode with mirrors"
         )
     records = latents.open_records(folder, schema, split)
-    dataset = latents.examples(records, schema, shuffle_seed, mirror_seed)
-    arrays: Arrays = {"moments": (schema.moments_shape[1:], np.dtype(schema.dtype))}
+    buckets_N = read_buckets(folder, schema)
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
     if schema.classes:
-        arrays = {**arrays, **_LABEL}
+        arrays |= _LABEL
+    if text:
+        length, width = schema.text["max_length"], schema.text["width"]
+        arrays["tokens"] = (length, width), np.dtype(schema.text["dtype"])
+        arrays["mask"] = (length,), np.dtype(np.int8)
+    parts = []
+    for bucket in np.unique(buckets_N).tolist():
+        shuffle, mirror, caption, _ = _seeds(seed, bucket) if schema.buckets else _seeds(seed)
+        rows = np.flatnonzero(buckets_N == bucket)
+        mine = latents.Subset(records, rows)
+        shape = schema.moments_shapes[bucket]
+        latents.check_record(mine[0], schema, shape, folder)
+        draws = latents.Draws(
+            shuffle, mirror if flip else None, caption if text else None, weights or ()
+        )
+        dataset = latents.examples(mine, schema, bucket, draws)
+        moments = {"moments": (shape[1:], np.dtype(schema.dtype))}
+        parts.append(_Part(dataset, moments | arrays, len(rows)))
     identity = {"data schema sha256": schema.identity_sha256()}
-    return _Examples(dataset, arrays, transforms.selected, identity)
+    return _Examples(parts, transforms.selected, identity)
+
+
+def _weights(asked: Mapping[str, float], schema: LatentSchema, folder: Path) -> tuple[float, ...]:
+    """The weight of every kind of captions of a data set. Raises ValueError for a kind that it does
+    not have, and for weights that are negative, or all zero."""
+    kinds = schema.captions if schema.text else ()
+    if asked and not kinds:
+        raise ValueError(
+            f"caption_weights are given, but {folder} holds no features of captions; encode it with"
+            " text, or leave them out"
+        )
+    for kind, weight in asked.items():
+        if kind not in kinds:
+            raise unknown_name(f"kind of captions in {folder}", kind, kinds)
+        if not 0 <= weight < np.inf:
+            raise ValueError(f"caption_weights gives {kind!r} {weight}; it must be at least 0")
+    if asked and not any(asked.values()):
+        raise ValueError(f"caption_weights are all 0: {dict(asked)}; one must be more")
+    return tuple(float(asked[kind]) if kind in asked else float(not asked) for kind in kinds)
 
 
 def _check_request(

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -35,8 +35,9 @@ class BatchStream(Iterator[Batch]):
     """This host's rows of global batch `position`, `position` + 1, ... without end.
 
     `batches` is the endless global stream cut into pieces of one host's size: host h of n reads
-    the pieces h, h + n, h + 2 n, ... `arrays` are those of a global batch, known before anything is
-    read; `identity` says which data it is and must not change in the middle of a run.
+    the pieces h, h + n, h + 2 n, ... `shapes` are all that the arrays of a global batch may be,
+    known before anything is read, and `arrays` the first of them; `identity` says which data it is
+    and must not change in the middle of a run.
 
     With `workers` processes the same batches come in the same order. Nothing is read and no process
     is started before the first batch is asked for. `close` ends the processes; the next batch
@@ -46,20 +47,25 @@ class BatchStream(Iterator[Batch]):
     def __init__(
         self,
         batches: grain.MapDataset[Batch],
-        arrays: Arrays,
+        shapes: Sequence[Arrays],
         identity: Mapping[str, str],
         *,
         shard_index: int = 0,
         shard_count: int = 1,
         workers: int = 0,
     ) -> None:
-        self.arrays = arrays
+        self.shapes = tuple(shapes)
         self.identity = identity
         self._batches = batches
         self._shard = shard_index, shard_count
         self._workers = workers
         self._position = 0
         self._reader: Any = None
+
+    @property
+    def arrays(self) -> Arrays:
+        """The first of `shapes`: all that there is when the examples have one size."""
+        return self.shapes[0]
 
     @property
     def position(self) -> int:

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lit_jax.config import SourceConfig, unknown_name
-from lit_jax.data.image_source import BrokenImage, ImageSource
+from lit_jax.data.image_source import BrokenImage, ImageSource, decode_text, require_text
 from lit_jax.data.open_files import allow_open_files
 
 INFO = "dataset_info.json"
@@ -23,11 +23,12 @@ IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
 
 class TfdsImages(ImageSource):
     """A split of a TFDS data set with a feature "image". A feature "label" of kind ClassLabel gives
-    labels, "file_name" the names; without it an image is called `split/000123`."""
+    labels, "file_name" the names; without it an image is called `split/000123`. Captions are
+    features of kind Text."""
 
     def __init__(self, config: SourceConfig) -> None:
-        """Raises ValueError when the data set is not prepared, has no such split or no images, or
-        is not stored as ArrayRecord."""
+        """Raises ValueError when the data set is not prepared, has no such split, no images or no
+        such captions, or is not stored as ArrayRecord."""
         folder = prepared_folder(Path(config.path).expanduser(), config.name)
         builder = tfds.builder_from_directory(str(folder))
         if config.split not in builder.info.splits:
@@ -38,6 +39,11 @@ class TfdsImages(ImageSource):
                 f"{folder} has no feature {IMAGE!r} with encoded images; it has"
                 f" {', '.join(sorted(features))}"
             )
+        self._captions, self.captions = config.captions, config.caption_kinds
+        known = [key for key, value in features.items() if isinstance(value, tfds.features.Text)]
+        for name in config.captions:
+            if name not in known:
+                raise unknown_name(f"text feature of {folder}", name, known)
         formats = {form.value for form in builder.info.available_file_formats()}
         if "array_record" not in formats:
             raise ValueError(
@@ -77,8 +83,10 @@ class TfdsImages(ImageSource):
             raise BrokenImage(f"label {label} is not in 0..{len(self.classes) - 1}")
         return label
 
-    def caption(self, index: int) -> str | None:
-        return None
+    def texts(self, index: int) -> tuple[str, ...]:
+        return require_text(
+            [decode_text(self._only(index, name, "bytes_list")) for name in self._captions]
+        )
 
     def listing_sha256(self) -> str:
         digest = hashlib.sha256()

@@ -12,7 +12,7 @@ from lit_jax.diffusion.gaussian import (
 )
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS, guided, num_function_evaluations
 from lit_jax.diffusion.losses import LOSSES, bits_per_dimension, training_losses
-from lit_jax.diffusion.samplers import SAMPLERS, image_keys, per_image_noise
+from lit_jax.diffusion.samplers import SAMPLERS, Sampler, image_keys, per_image_noise
 from lit_jax.diffusion.schedule import SCHEDULES, respaced_timesteps
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "GaussianProcess",
+    "Sampler",
     "bits_per_dimension",
     "create_process",
     "guided",

@@ -32,6 +32,9 @@ VARIANCE_TYPES = ("learned_range", "fixed_small", "fixed_large")
 class GaussianProcess:
     """Tables of one (respaced) process, float64 [n] each, and how its network output is read.
 
+    Solvers of the probability-flow ODE choose their own times: they take the number of steps from
+    here and the noise levels from `original_alphas_cumprod`.
+
     Compared and hashed by identity, so that it can be closed over or be a static jit argument.
     mean_type: "epsilon" (the network predicts the noise) or "x_start".
     var_type: "learned_range" (iDDPM, Eq. 15), "fixed_small" (the posterior variance) or
@@ -40,6 +43,8 @@ class GaussianProcess:
 
     mean_type: str
     var_type: str
+    spacing: str  # which steps are kept, as `schedule.respaced_timesteps` reads it
+    original_alphas_cumprod: np.ndarray  # abar of every original timestep, float64 [T]
     timestep_map: np.ndarray  # original timestep of every kept step, int64
     betas: np.ndarray
     alphas_cumprod: np.ndarray  # abar_t
@@ -81,7 +86,8 @@ def create_process(
     if var_type not in VARIANCE_TYPES:
         raise unknown_name("var_type", var_type, VARIANCE_TYPES)
     kept = respaced_timesteps(num_timesteps, spacing)
-    betas = respaced_betas(schedule_betas(schedule, num_timesteps), kept)
+    original_betas = schedule_betas(schedule, num_timesteps)
+    betas = respaced_betas(original_betas, kept)
     alphas_cumprod = np.cumprod(1.0 - betas)
     prev = np.append(1.0, alphas_cumprod[:-1])
     posterior_variance = betas * (1.0 - prev) / (1.0 - alphas_cumprod)
@@ -90,6 +96,8 @@ def create_process(
     return GaussianProcess(
         mean_type=mean_type,
         var_type=var_type,
+        spacing=spacing.strip(),
+        original_alphas_cumprod=np.cumprod(1.0 - original_betas),
         timestep_map=kept,
         betas=betas,
         alphas_cumprod=alphas_cumprod,

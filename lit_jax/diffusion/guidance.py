@@ -11,9 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lit_jax.config import unknown_name
-from lit_jax.diffusion.gaussian import GaussianProcess
 from lit_jax.diffusion.losses import Denoiser
 
 Condition = Any  # an array or a PyTree of arrays
@@ -81,19 +81,22 @@ def guided(
 
 
 def num_function_evaluations(
-    process: GaussianProcess, scale: float = 1.0, interval: Interval | None = None
+    times_n: np.ndarray, scale: float = 1.0, interval: Interval | None = None
 ) -> int:
-    """Network evaluations per image that a sampler (DDPM or DDIM) spends on `process`.
+    """Network evaluations per image of a sampler that asks `guided` at these times, in any order.
 
-    One per step, and a second one for each step at which `guided` also runs the null condition.
+    One per time, and a second one for each time at which `guided` also runs the null condition.
+    The times of a sampler are `SAMPLERS[name].times(process)`.
     """
     _check_interval(interval)
     if scale == 1.0:
-        return process.num_steps
+        return len(times_n)
     if interval is None:
-        return 2 * process.num_steps
-    inside = (process.timestep_map >= interval[0]) & (process.timestep_map <= interval[1])
-    return process.num_steps + int(inside.sum())
+        return 2 * len(times_n)
+    # float32, as the comparison inside the compiled sampler.
+    low, high = np.asarray(interval, np.float32)
+    times_n = times_n.astype(np.float32)
+    return len(times_n) + int(((times_n >= low) & (times_n <= high)).sum())
 
 
 def _check_interval(interval: Interval | None) -> None:

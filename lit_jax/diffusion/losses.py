@@ -31,6 +31,7 @@ from lit_jax.diffusion.schedule import REFERENCE_STEPS
 Losses = dict[str, jax.Array]
 Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 NoiseFn = Callable[[jax.Array], jax.Array]
+Progress = Callable[[int], None]
 
 # Last step index at which the `snr_mse` loss compares x_0; later ones compare the noise.
 LAST_X_START_STEP = 249

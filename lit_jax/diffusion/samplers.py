@@ -1,7 +1,8 @@
 """Samplers: free functions of one signature around a denoiser, each one compiled loop.
 
-Shape letters as in `gaussian.py`. A denoiser maps (x [B, H, W, C], original timesteps int [B]) to
-the network output [B, H, W, K]; guidance is a denoiser too (`guidance.guided`). Noise comes from
+Shape letters as in `gaussian.py`. A denoiser maps (x [B, H, W, C], original timesteps [B]) to the
+network output [B, H, W, K]; guidance is a denoiser too (`guidance.guided`). Timesteps are int for
+DDPM and DDIM, float32 and fractional for the ODE solvers of `dpm_solver.py`. Noise comes from
 `noise_fn(i)`, a function of the step index alone, so that no generator is carried along and image
 b is the same in any batch and on any number of devices.
 """
@@ -9,11 +10,14 @@ b is the same in any batch and on any number of devices.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lit_jax.diffusion import dpm_solver
 from lit_jax.diffusion.gaussian import (
     GaussianProcess,
     epsilon_from_x_start,
@@ -21,9 +25,8 @@ from lit_jax.diffusion.gaussian import (
     original_timesteps,
     p_mean_variance,
 )
-from lit_jax.diffusion.losses import Denoiser, NoiseFn
+from lit_jax.diffusion.losses import Denoiser, NoiseFn, Progress
 
-Progress = Callable[[int], None]
 # (network output, x_t, step indices, noise) -> x_{t-1}
 Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -159,7 +162,37 @@ def ddim(
     return _loop(step, denoiser, process, x_T_BxHxWxC, source, progress)
 
 
-SAMPLERS: dict[str, Callable[..., jax.Array]] = {"ddpm": ddpm, "ddim": ddim}
+@dataclass(frozen=True)
+class Sampler:
+    """A row of `SAMPLERS`: `sampler(denoiser, process, x_T, noise_fn, *, progress=None)`.
+
+    times: process -> original times at which the network is asked, float64 or int64 [n], n being
+        the number of evaluations (of `guided`, see `guidance.num_function_evaluations`). Raises
+        ValueError for a process that the sampler cannot run, so that calling it checks one.
+    """
+
+    run: Callable[..., jax.Array]
+    times: Callable[[GaussianProcess], np.ndarray]
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        process: GaussianProcess,
+        x_T_BxHxWxC: jax.Array,
+        noise_fn: NoiseFn,
+        *,
+        progress: Progress | None = None,
+        **options: Any,
+    ) -> jax.Array:
+        return self.run(denoiser, process, x_T_BxHxWxC, noise_fn, progress=progress, **options)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddpm": Sampler(ddpm, lambda process: process.timestep_map),
+    "ddim": Sampler(ddim, lambda process: process.timestep_map),
+    "dpm_solver": Sampler(dpm_solver.dpm_solver, dpm_solver.official_times),
+    "dpm_solver_diffusers": Sampler(dpm_solver.dpm_solver_diffusers, dpm_solver.diffusers_times),
+}
 
 
 def _unless_first(i_B: jax.Array) -> jax.Array:

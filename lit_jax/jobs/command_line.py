@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+
+from lit_jax.config.generate import GenerateConfig
 
 # Experiment files import what they share from `configs`, wherever the command is run.
 REPOSITORY = str(Path(__file__).resolve().parents[2])
@@ -38,8 +41,8 @@ JOB_FLAGS: dict[str, tuple[Row, ...]] = {
         (TEXT, "model", None, "Model folder or training workdir (its EMA is used)."),
         (TEXT, "out", None, "Folder for samples.npz; the same command again resumes it."),
         (NUMBER, "num_samples", None, "Number of images."),
-        (TEXT, "sampler", "ddpm", "ddpm or ddim."),
-        (TEXT, "steps", "250", "Respacing: 250, ddim50, or sections as 10,15,20."),
+        (TEXT, "sampler", "ddpm", "ddpm, ddim, dpm_solver or dpm_solver_diffusers."),
+        (TEXT, "steps", "250", "Steps: 250; for ddpm and ddim also ddim50 or 10,15,20."),
         (REAL, "cfg_scale", 1.0, "Classifier-free guidance; 1 is none."),
         (TEXT, "cfg_channels", "three", "Guided channels: three (official DiT) or all."),
         (TEXT, "cfg_interval", "", "LOW,HIGH: guide only at timesteps in between."),
@@ -73,6 +76,37 @@ JOB_FLAGS["evaluate"] = (
     (SWITCH, "self_test", False, "Check the installation; with --reference, that one."),
     (NUMBER, "num_samples", 50_000, "With --model: number of images."),
     *(row for row in JOB_FLAGS["sample"] if row[1] not in ("model", "out", "num_samples")),
+)
+
+_DRAWN = {field.name: field.default for field in dataclasses.fields(GenerateConfig)}
+
+JOB_FLAGS["generate"] = (
+    (TEXT, "model", None, "Model folder or training workdir of a PixArt or LiT-0.6B."),
+    (TEXT, "text_encoder", None, "Model folder of the T5 it was trained with."),
+    (TEXT, "vae", None, "Model folder of the VAE it was trained with."),
+    (TEXT, "out", None, "The PNG of one prompt, the folder of many; run again to resume."),
+    *(
+        (define, name, _DRAWN[name], about)
+        for define, name, about in (
+            (TEXT, "prompt", "What to draw."),
+            (TEXT, "prompt_file", "One prompt per line; blank lines and # comments are none."),
+            (TEXT, "geneval", "GenEval's evaluation_metadata.jsonl; --out gets its layout."),
+            (TEXT, "negative_prompt", "What to lead away from, instead of the null caption."),
+            (NUMBER, "num_images", "Images per prompt; GenEval asks for 4."),
+            (TEXT, "aspect_ratio", "WIDTH:HEIGHT, as 16:9: the nearest size of PixArt's table."),
+            (TEXT, "steps", "Steps of the sampler."),
+            (REAL, "guidance", "Classifier-free guidance; 1 is none."),
+            (TEXT, "sampler", "dpm_solver (PixArt), dpm_solver_diffusers, ddim or ddpm."),
+            (NUMBER, "seed", "Image k of a prompt depends on it, the prompt and k."),
+            (TEXT, "null_mask", "Mask of the null caption: prompt (PixArt) or own (diffusers)."),
+            (TEXT, "dtype", "float32 or bfloat16; auto: float32 on CPUs, bfloat16 elsewhere."),
+            (SWITCH, "tile", "Decode in tiles, in less memory."),
+            (NUMBER, "batch_size", "Images per batch, over the devices of a process."),
+            (NUMBER, "max_length", "Tokens of a prompt; 0: those of the model."),
+            (SWITCH, "overwrite", "Replace the PNG of another request."),
+        )
+    ),
+    (TEXT, "size", "", "HEIGHTxWIDTH in pixels, as 768x1344; default: that of the model."),
 )
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from lit_jax import sharding
-from lit_jax.config import AutoencoderConfig, DiTConfig
+from lit_jax.config import AutoencoderConfig, DenoiserConfig, DiTConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import GaussianProcess, create_process
 from lit_jax.diffusion.guidance import guided, num_function_evaluations
@@ -58,19 +58,19 @@ class Protocol:
 
     def function_evaluations(self) -> int:
         """Evaluations of the network per image, guidance included."""
-        process = create_process(self.steps)
-        return num_function_evaluations(process, self.cfg_scale, self.cfg_interval)
+        times = SAMPLERS[self.sampler].times(create_process(self.steps))
+        return num_function_evaluations(times, self.cfg_scale, self.cfg_interval)
 
 
-def make_process(config: DiTConfig, steps: str) -> GaussianProcess:
+def make_process(config: DenoiserConfig, steps: str) -> GaussianProcess:
     """The (respaced) process whose variance is the one this model was built for."""
     var_type = "learned_range" if config.learn_sigma else "fixed_large"
     return create_process(steps, var_type=var_type)
 
 
-def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DiTConfig, Any]:
-    """Configuration and parameters of a model folder or workdir, straight onto the mesh."""
-    config = folder.read_dit_config(model)
+def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DenoiserConfig, Any]:
+    """Configuration and parameters of a denoiser's folder or workdir, straight onto the mesh."""
+    config = folder.read_denoiser_config(model)
     shardings = sharding.tree_shardings(zoo.abstract_params(config), mesh)
     return config, folder.load_model_dir(model, shardings)[1]
 
@@ -106,7 +106,7 @@ def make_sampler(
     network = zoo.apply_fn(config)
     run = SAMPLERS[protocol.sampler]
     shape = (*config.image_size, config.in_channels)
-    decode = None if vae is None else _decoder(vae, mesh, decode_batch_size)
+    decode = None if vae is None else decoder(vae, mesh, decode_batch_size)
 
     def draw(
         params: Any, vae_params: Any, index_B: jax.Array, label_B: jax.Array | None
@@ -130,7 +130,7 @@ def make_sampler(
     return jax.jit(draw, out_shardings=sharding.replicated(mesh))
 
 
-def _decoder(
+def decoder(
     vae: AutoencoderConfig, mesh: Mesh, decode_batch_size: int
 ) -> Callable[[Any, jax.Array], jax.Array]:
     """Scaled latents [B, h, w, L] -> images [B, H, W, C]. Every device decodes its own part of the
@@ -169,7 +169,7 @@ class Drawer:
             batch = {"index": index_B}
             if self.label_N is not None:
                 batch["label"] = self.label_N[np.minimum(index_B, len(self.label_N) - 1)]
-            placed = _place_everywhere(batch, self.mesh)
+            placed = place_everywhere(batch, self.mesh)
             x_BxHxWxC, decoded_BxHxWxC = self.draw(
                 self.params, self.vae_params, placed["index"], placed.get("label")
             )
@@ -224,15 +224,22 @@ def draw_grid(
     """
     label_N = assign_labels(config, (), count)
     images = generate(config, params, protocol, label_N, count, mesh, batch_size=count, vae=vae)
-    if not np.all(np.isfinite(images)):
+    return save_grid(images, path)
+
+
+def save_grid(images_NxHxWxC: np.ndarray, path: Path) -> np.ndarray | None:
+    """Images in [-1, 1] as a grid uint8 [height, width, 1 or 3], written by process 0; None, and no
+    file, when they are not finite."""
+    if not np.all(np.isfinite(images_NxHxWxC)):
         return None
-    grid = grid_of(to_uint8(images[..., : 3 if images.shape[-1] > 2 else 1]), columns=10)
+    shown = 3 if images_NxHxWxC.shape[-1] > 2 else 1
+    grid = grid_of(to_uint8(images_NxHxWxC[..., :shown]), columns=10)
     if jax.process_index() == 0:
         write_png(path, grid)
     return grid
 
 
-def _place_everywhere(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def place_everywhere(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Host arrays that every process knows whole -> arrays split over the mesh."""
     place = sharding.batch_sharding(mesh)
     return {

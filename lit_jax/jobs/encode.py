@@ -1,6 +1,7 @@
 """`python -m lit_jax encode`: images to moments of a VAE, as a TFDS data set.
 
-The images are cut into shards of `shard_size`, in the order of their listing. Hosts take shards
+Captions become features of a text encoder beside them, if asked for. The images are cut into
+shards of `shard_size`, in the order of their listing. Hosts take shards
 that no other host takes, and every finished shard is kept, so that a run that was killed goes on
 where it was, also with another number of hosts, and ends in the same bytes. What is in the folder
 is described in `lit_jax.data.schema`.
@@ -28,10 +29,20 @@ from lit_jax import files
 from lit_jax.config import EncodeConfig
 from lit_jax.data.latent_writer import remove_leftovers, write_metadata
 from lit_jax.data.latents import check_files
-from lit_jax.data.schema import REQUEST, SCHEMA, SKIPPED, read_schema, write_schema
-from lit_jax.jobs.encode_checks import Plan, Say, check, check_disk_space
+from lit_jax.data.schema import (
+    BUCKETS,
+    NULL_CAPTION,
+    REQUEST,
+    SCHEMA,
+    SKIPPED,
+    read_schema,
+    write_array,
+    write_schema,
+)
+from lit_jax.jobs.encode_checks import Plan, check, check_disk_space
 from lit_jax.jobs.encode_shards import (
     WORK,
+    Networks,
     Outcome,
     ShardResult,
     Skipped,
@@ -41,6 +52,8 @@ from lit_jax.jobs.encode_shards import (
     read_result,
     write_shard,
 )
+from lit_jax.jobs.encode_text import CaptionEncoder, make_caption_encoder
+from lit_jax.jobs.processes import Say, barrier, say_on_first_process
 from lit_jax.training.metrics import duration
 from lit_jax.weights.folder import load_model_dir
 
@@ -55,7 +68,7 @@ def encode(config: EncodeConfig, out: Path | str, say: Say | None = None) -> Pat
     Raises ValueError for a request that cannot be met or differs from the one in `out`, before
     anything is compiled or written; and once more images than allowed could not be used.
     """
-    plan = check(config, Path(out), say or _say_on_first_process)
+    plan = check(config, Path(out), say or say_on_first_process)
     if (plan.out / SCHEMA).is_file():
         report_finished(plan)
         return plan.out
@@ -64,10 +77,10 @@ def encode(config: EncodeConfig, out: Path | str, say: Say | None = None) -> Pat
         # Of Pillow's: transparency that is dropped on purpose, metadata, very large images.
         warnings.filterwarnings("ignore", module="PIL")
         encode_shards(plan, results)
-    multihost_utils.sync_global_devices("encode: shards")
+    barrier("encode: shards")
     if jax.process_index() == 0:
         finish(plan)
-    multihost_utils.sync_global_devices("encode: data set")
+    barrier("encode: data set")
     return plan.out
 
 
@@ -107,6 +120,7 @@ def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
     """Adds the shards of this host to `results`; threads decode some batches ahead."""
     missing = [shard for shard in range(plan.num_shards) if shard not in results]
     mine = missing[jax.process_index() :: jax.process_count()]
+    captions = load_caption_encoder(plan, bool(mine))
     if not mine:
         return
     settings = plan.config
@@ -114,19 +128,35 @@ def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
     encode_batch, batch_size = make_encoder(
         plan.vae, params, settings.mirrors, settings.precision, settings.device_batch_size
     )
+    networks = Networks(encode_batch, batch_size, captions)
     progress = _Progress(sum(len(plan.shard_range(shard)) for shard in mine), plan.say)
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="decode")
     try:
         indices = itertools.chain.from_iterable(map(plan.shard_range, mine))
-        ahead = 2 * batch_size + settings.workers
+        ahead = 2 * networks.batch_size + settings.workers
         prepared = in_order(pool, preparer(plan), indices, ahead)
         for shard in mine:
             part = itertools.islice(prepared, len(plan.shard_range(shard)))
-            results[shard] = write_shard(plan, shard, part, encode_batch, batch_size, progress)
+            results[shard] = write_shard(plan, shard, part, networks, progress)
             # Once there are too many, the rest is not worth the hours.
             require_few_skipped(plan, results)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def load_caption_encoder(plan: Plan, has_shards: bool) -> CaptionEncoder | None:
+    """The text encoder of the config, None without one or without need. Process 0 writes what it
+    makes of the empty caption."""
+    if plan.config.text is None:
+        return None
+    null = plan.out / NULL_CAPTION
+    writes = jax.process_index() == 0 and not null.is_file()
+    if not has_shards and not writes:
+        return None
+    encoder = make_caption_encoder(plan.config.text, plan.config.precision)
+    if writes:
+        write_array(null, encoder.null_caption())
+    return encoder
 
 
 def finished(plan: Plan) -> dict[int, ShardResult]:
@@ -182,6 +212,9 @@ def finish(plan: Plan) -> None:
     remove_leftovers(plan.out)
     num_bytes = write_metadata(plan.out, schema, counts)
     write_skipped(plan, skipped)
+    if schema.buckets:
+        numbers = [number for shard in sorted(results) for number in results[shard].buckets]
+        write_array(plan.out / BUCKETS, np.asarray(numbers, np.uint8))
     write_schema(plan.out, schema)
     shutil.rmtree(plan.out / WORK)
     list_place = f", listed in {plan.out / SKIPPED}" if skipped else ""
@@ -189,6 +222,9 @@ def finish(plan: Plan) -> None:
         f"wrote {plan.out}: {schema.count:,} images, {num_bytes / 1e9:.3f} GB;"
         f" {len(skipped):,} skipped{list_place}"
     )
+    if plan.config.text is not None:
+        truncated = sum(result.truncated for result in results.values())
+        plan.say(f"{truncated:,} captions were cut to {plan.config.text.max_length} tokens")
 
 
 class _Progress:
@@ -213,8 +249,3 @@ class _Progress:
             f"  image {self._done:,}/{self._total:,} of this host  {speed:.1f} images/s "
             f" {self._skipped:,} skipped  ETA {duration((self._total - self._done) / speed)}"
         )
-
-
-def _say_on_first_process(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_jax.config import AutoencoderConfig, EncodeConfig, SourceConfig
-from lit_jax.data.latent_writer import estimated_bytes
-from lit_jax.data.schema import REQUEST, SCHEMA, LatentSchema
-from lit_jax.data.sources import ImageSource, open_source
-from lit_jax.weights import folder
-from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
+import numpy as np
 
-Say = Callable[[str], None]
+from lit_jax.config import AutoencoderConfig, EncodeConfig, SourceConfig
+from lit_jax.data import buckets
+from lit_jax.data.image_source import BrokenImage
+from lit_jax.data.latent_writer import estimated_bytes
+from lit_jax.data.schema import REQUEST, LatentSchema
+from lit_jax.data.sources import ImageSource, open_source
+from lit_jax.data.tokenizer import load_tokenizer
+from lit_jax.jobs.processes import Say
+from lit_jax.jobs.requests import require_same_request, require_space
+from lit_jax.weights import folder
+from lit_jax.weights.fingerprint import VaeIdentity, text_encoder_identity, vae_identity
 
 # Of the config: what decides the bytes that are written. The rest may change between attempts.
 REQUEST_FIELDS = (
-    *("resolution", "dtype", "mirrors", "precision", "device_batch_size", "shard_size"),
+    *("resolution", "dtype", "mirrors", "buckets", "precision", "device_batch_size", "shard_size"),
 )
+TEXT_FIELDS = ("max_length", "dtype", "batch_size")
+
+# Where things lie, and what their folders are called, may change: hashes decide.
+PLACES = ("source.path", "source.name", "vae.id", "vae.sha256", "text.encoder.id")
+
+# A VAE takes sides that are multiples of its downsampling, and models cut latents into patches.
+PATCH = 2
+
+# Images whose captions say how many tokens there will be.
+_SAMPLED = 200
 
 
 @dataclass(frozen=True)
@@ -50,34 +63,47 @@ class Plan:
         return range(shard * size, min((shard + 1) * size, self.num_images))
 
     def schema(self, count: int, skipped: int) -> LatentSchema:
-        side = self.config.resolution // self.vae.downsampling
+        config, side = self.config, self.config.resolution // self.vae.downsampling
+        text: dict[str, Any] = {}
+        if config.text is not None:
+            encoder = self.request["text"]["encoder"]
+            text = {
+                "encoder": encoder,
+                "max_length": config.text.max_length,
+                "dtype": config.text.dtype,
+                "width": encoder["width"],
+            }
         return LatentSchema(
             vae=self.request["vae"],
-            dtype=self.config.dtype,
-            precision=self.config.precision,
-            resolution=self.config.resolution,
+            dtype=config.dtype,
+            precision=config.precision,
+            resolution=config.resolution,
             latent_shape=(side, side, self.vae.latent_channels),
-            mirrors=self.config.mirrors,
+            mirrors=config.mirrors,
             count=count,
             skipped=skipped,
             classes=self.source.classes,
             captions=self.source.captions,
+            text=text,
+            buckets=buckets.sizes(config.resolution) if config.buckets else (),
             source=self.request["source"],
+            crop="fill" if config.buckets else "adm",
         )
 
 
 def check(config: EncodeConfig, out: Path, say: Say) -> Plan:
     """All that can be refused without compiling; writes nothing.
 
-    Raises ValueError for a model folder that is no VAE, a resolution it cannot take, images that
-    are not there, and an `out` that holds something else.
+    Raises ValueError for a model folder that is no VAE or no text encoder, a resolution the VAE
+    cannot take, images that are not there, and an `out` that holds something else.
     """
     vae = check_vae(config)
     check_out(out)
     check_apart(out, config.source)
     source = open_source(config.source)
     request = make_request(config, source, vae_identity(config.vae))
-    check_request(out, request)
+    remedy = "choose another --out"
+    require_same_request(out / REQUEST, request, remedy, ignored=PLACES)
     return Plan(config, out, source, vae, request, say)
 
 
@@ -89,6 +115,8 @@ def check_vae(config: EncodeConfig) -> AutoencoderConfig:
         raise ValueError(f"vae {config.vae} holds a {vae.family}; an AutoencoderKL is needed")
     if vae.in_channels != 3:
         raise ValueError(f"vae {config.vae} takes {vae.in_channels} channels; images have 3")
+    if config.buckets:
+        buckets.sizes(config.resolution, PATCH * vae.downsampling)
     if rest := config.resolution % vae.downsampling:
         below = config.resolution - rest
         near = f"{below} or {below + vae.downsampling}" if below else f"{vae.downsampling}"
@@ -127,64 +155,41 @@ def make_request(
 ) -> dict[str, Any]:
     """What decides the bytes that are written, for `request.json`."""
     listing = {"images": len(source), "sha256": source.listing_sha256()}
-    return {
+    request = {
         "source": dataclasses.asdict(config.source) | listing,
         "vae": dataclasses.asdict(identity),
         **{name: getattr(config, name) for name in REQUEST_FIELDS},
     }
-
-
-def check_request(out: Path, request: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming the differences, when `out` was begun with another request.
-
-    Where the images and the VAE lie, and what its folder is called, may change: hashes decide.
-    """
-    path = out / REQUEST
-    if not path.is_file():
-        return
-    try:
-        found = _flat(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
-    wanted = _flat(request)
-    places = {"source.path", "source.name", "vae.id", "vae.sha256"}
-    differing = [
-        f"{name} is {_short(found[name])} there, {_short(wanted[name])} now"
-        if name in found and name in wanted
-        else f"{name} is known to one of them only"
-        for name in sorted(found.keys() | wanted.keys())
-        if name not in places and (name not in found or found[name] != wanted.get(name))
-    ]
-    if differing:
-        state = "holds the latents" if (out / SCHEMA).is_file() else "was begun with the settings"
-        raise ValueError(
-            f"{out} {state} of another request: {'; '.join(differing)}; choose another --out"
-        )
+    if config.text is not None:
+        encoder = dataclasses.asdict(text_encoder_identity(config.text.encoder))
+        fields = {name: getattr(config.text, name) for name in TEXT_FIELDS}
+        request["text"] = {"encoder": encoder, **fields}
+    return request
 
 
 def check_disk_space(plan: Plan, shards: list[int]) -> None:
     """Raises ValueError when the records of `shards` will not fit on the disk of `out`."""
     images = sum(len(plan.shard_range(shard)) for shard in shards)
-    needed = estimated_bytes(plan.schema(0, 0), images, len(shards))
-    place = next(path for path in (plan.out, *plan.out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise ValueError(
-            f"{images:,} images need about {needed / 1e9:.2f} GB, {place} has"
-            f" {free / 1e9:.2f} GB free; make room, or set dtype float16 or mirrors False"
-        )
+    needed = estimated_bytes(plan.schema(0, 0), images, len(shards), tokens_per_image(plan))
+    remedy = "make room, or set dtype float16 or mirrors False"
+    require_space(plan.out, needed, f"{images:,} images", remedy)
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        inner = isinstance(value, Mapping)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return flat
-
-
-def _short(value: Any) -> str:
-    """Hashes by their beginning."""
-    text = str(value)
-    return f"{text[:12]}.." if len(text) == 64 else text
+def tokens_per_image(plan: Plan) -> float:
+    """Tokens that will be stored for an image, all kinds of captions together: the mean of some
+    images, spread evenly."""
+    text = plan.config.text
+    if text is None:
+        return 0.0
+    texts: list[str] = []
+    step = -(-plan.num_images // _SAMPLED)
+    sampled = range(0, plan.num_images, step)
+    for index in sampled:
+        try:
+            texts += filter(None, plan.source.texts(index))
+        except BrokenImage:
+            continue
+    if not texts:
+        return 0.0
+    mask_NxL = load_tokenizer(text.encoder)(texts, text.max_length)[1]
+    return float(np.sum(mask_NxL)) / len(sampled)

@@ -6,6 +6,7 @@ jax is imported.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from absl import flags
 
 from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
 from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
+from lit_jax.config.generate import GenerateConfig, parse_size
 from lit_jax.jobs import command_line
 
 
@@ -127,6 +129,17 @@ def run_evaluate(given: flags.FlagValues) -> None:
     evaluate(config, draw)
 
 
+def run_generate(given: flags.FlagValues) -> None:
+    names = [field.name for field in dataclasses.fields(GenerateConfig)]
+    values = {name: getattr(given, name) for name in names} | {"size": parse_size(given.size)}
+    config = GenerateConfig(**values)
+    from lit_jax.jobs.generate import generate
+    from lit_jax.sharding import join_cluster
+
+    join_cluster()
+    generate(config)
+
+
 def _require_unused(given: flags.FlagValues, names: Iterable[str], owner: str) -> None:
     """Flags that would be ignored are refused."""
     for name in names:
@@ -134,4 +147,10 @@ def _require_unused(given: flags.FlagValues, names: Iterable[str], owner: str) -
             raise ValueError(f"--{name} belongs to {owner}; leave it out")
 
 
-JOBS = {"encode": run_encode, "train": run_train, "sample": run_sample, "evaluate": run_evaluate}
+JOBS = {
+    "encode": run_encode,
+    "train": run_train,
+    "sample": run_sample,
+    "evaluate": run_evaluate,
+    "generate": run_generate,
+}

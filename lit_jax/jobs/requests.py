@@ -45,17 +45,23 @@ def require_same_request(
     stored = read_request(path, remedy)
     if stored is None:
         return False
-    was, asked = _flat(stored), _flat(plain(request))
-    differing = [
-        f"{name} is {_short(was.get(name))}, asked for is {_short(asked.get(name))}"
-        for name in sorted(was.keys() | asked.keys())
-        if was.get(name) != asked.get(name) and name not in ignored
-    ]
-    if differing:
+    if differing := differences(stored, request, ignored):
         raise ValueError(
             f"{path.parent} belongs to another request: {'; '.join(differing)}; {remedy}"
         )
     return True
+
+
+def differences(
+    stored: Mapping[str, Any], request: Mapping[str, Any], ignored: Collection[str] = ()
+) -> list[str]:
+    """What a request asks for otherwise than a stored one did, an entry of text each."""
+    was, asked = _flat(stored), _flat(plain(request))
+    return [
+        f"{name} is {_short(was.get(name))}, asked for is {_short(asked.get(name))}"
+        for name in sorted(was.keys() | asked.keys())
+        if was.get(name) != asked.get(name) and name not in ignored
+    ]
 
 
 def require_space(out: Path, needed: int, what: str, remedy: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from lit_jax.config import AutoencoderConfig, DiTConfig, architecture, from_mapping, unknown_name
+from lit_jax.config import AutoencoderConfig, DiTConfig, architecture, unknown_name
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS
 from lit_jax.diffusion.samplers import SAMPLERS
 from lit_jax.jobs.drawing import PIXEL_CHANNELS, Protocol
@@ -22,6 +22,7 @@ from lit_jax.jobs.labels import LABEL_POLICIES
 from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, RECORD, REQUEST, Shards
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
+from lit_jax.weights.recorded import recorded_vae
 
 DTYPES = ("float32", "bfloat16")
 
@@ -142,15 +143,6 @@ def check_labels(config: DiTConfig, order: Order) -> None:
             f"--labels are repeated in their order, which --label_policy {policy} contradicts;"
             " give one of the two"
         )
-
-
-def recorded_vae(model: str | Path) -> VaeIdentity | None:
-    """The VAE whose latents a model was trained on, as the `config.json` of its folder says."""
-    path = Path(model) / folder.CONFIG
-    content = json.loads(path.read_text())
-    if content.get("vae") is None:
-        return None
-    return from_mapping(VaeIdentity, content["vae"], f'"vae" of {path}')
 
 
 def check_vae(

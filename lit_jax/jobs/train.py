@@ -17,23 +17,25 @@ from typing import Any
 import jax
 
 from lit_jax import files, sharding
-from lit_jax.config import TrainConfig, architecture
+from lit_jax.config import DenoiserConfig, PixArtConfig, TrainConfig, architecture
 from lit_jax.inheritance import inherit
 from lit_jax.jobs.drawing import load_sharded
+from lit_jax.jobs.processes import Say, say_on_first_process
 from lit_jax.jobs.train_callbacks import (
     StopRequest,
     draw_samples,
     report_and_guard,
     save_checkpoints,
 )
-from lit_jax.jobs.train_checks import Run, Say, check
+from lit_jax.jobs.train_checks import Run, check
 from lit_jax.models import zoo
 from lit_jax.models.cost import train_step_flops
 from lit_jax.training import checkpoint, metrics
+from lit_jax.training.examples import Batch, ConditionOf, captions, labels, latents, pixels
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import TrainState, create_state
-from lit_jax.training.step import Task, latents, pixels, train_step
-from lit_jax.weights import folder
+from lit_jax.training.step import Task, train_step
+from lit_jax.weights import folder, recorded
 
 
 def train(config: TrainConfig, workdir: Path | str, say: Say | None = None) -> Path:
@@ -42,7 +44,7 @@ def train(config: TrainConfig, workdir: Path | str, say: Say | None = None) -> P
     Raises ValueError for a config that cannot run, before compiling; FloatingPointError when loss
     or gradient stop being finite, with the step and the place; the last checkpoint stays.
     """
-    run = check(config, Path(workdir), say or _say_on_first_process)
+    run = check(config, Path(workdir), say or say_on_first_process)
     teacher = load_teacher(run)
     manager = checkpoint.open_manager(run.workdir, config.keep_checkpoints, config.checkpoint_every)
     try:
@@ -79,7 +81,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     """
     config = run.config
     abstract = zoo.abstract_params(run.student)
-    frozen = frozen_mask(abstract, config.inherit.freeze)
+    frozen = frozen_mask(abstract, (*config.inherit.freeze, *zoo.buffer_paths(run.student)))
     optimizer = make_optimizer(config.optimizer, config.total_steps, frozen)
     task = Task(
         student=zoo.apply_fn(run.student),
@@ -89,10 +91,9 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         optimizer=optimizer,
         ema=config.ema,
         accumulation=config.optimizer.accumulation,
-        null_label=run.student.null_label,
-        label_dropout=run.student.class_dropout_prob,
         seed=config.seed,
-        start_of=pixels if run.vae is None else latents(run.vae.scaling_factor),
+        condition_of=condition_of(run.student),
+        start_of=pixels if run.facts.vae is None else latents(run.facts.vae.scaling_factor),
     )
     abstract_state = jax.eval_shape(lambda p: create_state(p, optimizer), abstract)
     shardings = sharding.tree_shardings(abstract_state, run.mesh)
@@ -113,8 +114,28 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         params = inherit_params(run, params)
     else:
         run.say(f"from scratch: {zoo.count_params(params):,} parameters, seed {config.seed}")
+    params = with_null_caption(run, params)
     make_state = jax.jit(lambda p: create_state(p, optimizer), out_shardings=shardings)
     return task, make_state(params)
+
+
+def condition_of(student: DenoiserConfig) -> ConditionOf:
+    """Labels or captions, dropped as the model's configuration says."""
+    if isinstance(student, PixArtConfig):
+        return captions(student.class_dropout_prob)
+    return labels(student.null_label, student.class_dropout_prob)
+
+
+def with_null_caption(run: Run, params: Any) -> Any:
+    """The parameters with the encoding of the empty prompt in the place of the null caption, as the
+    official training code has it; unchanged without captions."""
+    null_LxC = run.facts.null_caption_LxC
+    if null_LxC is None:
+        return params
+    embedder = params["y_embedder"]
+    place = embedder["null_caption"].sharding
+    null = jax.make_array_from_callback(null_LxC.shape, place, null_LxC.__getitem__)
+    return {**params, "y_embedder": {**embedder, "null_caption": null}}
 
 
 def inherit_params(run: Run, params: Any) -> Any:
@@ -128,7 +149,7 @@ def inherit_params(run: Run, params: Any) -> Any:
         source_params,
         settings.policy,
         reinitialise=settings.reinitialise,
-        freeze=settings.freeze,
+        freeze=(*settings.freeze, *zoo.buffer_paths(run.student)),
     )
     run.say(f"inherited from {settings.source} with policy {settings.policy!r}\n{report.table()}")
     if jax.process_index() == 0:
@@ -137,26 +158,24 @@ def inherit_params(run: Run, params: Any) -> Any:
 
 
 def save_config(run: Run) -> None:
-    """`config.json` of the workdir: the architecture, the whole experiment, and the autoencoder
-    whose latents the model draws."""
+    """`config.json` of the workdir: the architecture, the whole experiment, the autoencoder whose
+    latents the model draws, and the text encoder it listens to."""
     if jax.process_index() == 0:
         content = {
             "model": architecture(run.student),
             "provenance": {"job": "train"},
             "train": dataclasses.asdict(run.config),
         }
-        if run.vae is not None:
-            content["vae"] = dataclasses.asdict(run.vae)
+        origins = {recorded.VAE: run.facts.vae, recorded.TEXT_ENCODER: run.facts.text_encoder}
+        for entry, identity in origins.items():
+            if identity is not None:
+                content[entry] = dataclasses.asdict(identity)
         files.write_text(run.workdir / folder.CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Callable[..., Any]:
-    """The step, compiled ahead of the loop; prints how long it took and the memory it needs."""
-    place = sharding.batch_sharding(run.mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-        for name, (shape, dtype) in run.data.arrays.items()
-    }
+    """The step, compiled ahead of the loop for the first shape of a batch and for the others, such
+    as those of other aspect ratios, when they come; prints the time it took and the memory."""
     step = jax.jit(
         functools.partial(train_step, task),
         donate_argnums=0,
@@ -165,14 +184,30 @@ def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Calla
             sharding.replicated(run.mesh),
         ),
     )
-    began = time.perf_counter()
-    compiled = step.lower(state, teacher, batch).compile()
-    text = f"compiled the step in {time.perf_counter() - began:.1f} s: mesh {dict(run.mesh.shape)}"
-    if (memory := compiled.memory_analysis()) is not None:
-        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        text += f", {needed / 2**30:.2f} GiB per device"
-    run.say(text)
-    return compiled
+    place = sharding.batch_sharding(run.mesh)
+
+    @functools.cache
+    def compiled(*arrays: tuple[str, tuple[int, ...], Any]) -> Callable[..., Any]:
+        batch = {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+            for name, shape, dtype in arrays
+        }
+        began = time.perf_counter()
+        program = step.lower(state, teacher, batch).compile()
+        text = f"compiled the step in {time.perf_counter() - began:.1f} s: mesh"
+        text += f" {dict(run.mesh.shape)}, {arrays[0][0]} {list(arrays[0][1])}"
+        if (memory := program.memory_analysis()) is not None:
+            needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            text += f", {needed / 2**30:.2f} GiB per device"
+        run.say(text)
+        return program
+
+    def run_step(state: TrainState, teacher: Any, batch: Batch) -> Any:
+        shapes = sorted((name, leaf.shape, leaf.dtype) for name, leaf in batch.items())
+        return compiled(*shapes)(state, teacher, batch)
+
+    compiled(*sorted((name, *of_array) for name, of_array in run.data.arrays.items()))
+    return run_step
 
 
 def loop(
@@ -211,8 +246,3 @@ def loop(
     finally:
         writer.close()
         stop.restore()
-
-
-def _say_on_first_process(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)

@@ -11,13 +11,15 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from lit_jax.jobs.drawing import Vae, draw_grid, load_vae
-from lit_jax.jobs.train_checks import Run, grid_protocol
+from lit_jax.jobs.drawing import load_vae
+from lit_jax.jobs.train_checks import Run
+from lit_jax.jobs.train_grids import grid_drawer
 from lit_jax.training import checkpoint, metrics
 from lit_jax.training.diagnose import first_nonfinite
+from lit_jax.training.examples import Batch
 from lit_jax.training.optimizer import learning_rate
 from lit_jax.training.state import TrainState
-from lit_jax.training.step import Batch, Metrics, Task
+from lit_jax.training.step import Metrics, Task
 
 Callback = Callable[[int, TrainState, Metrics, Batch], None]
 
@@ -78,19 +80,17 @@ def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Call
     """Every `sample.every` steps: a grid from the EMA parameters, to TensorBoard and `samples/`.
     Latents are decoded by the VAE of the data."""
     settings = run.config.sample
-    protocol = grid_protocol(run.config, run.student)
-    vae: Vae | None = None
-    if settings.every and run.vae is not None:
-        vae = load_vae(run.config.data.vae, run.mesh)
+    if not settings.every:
+        return lambda step, state, values, batch: None
+    vae = None if run.facts.vae is None else load_vae(run.config.data.vae, run.mesh)
+    draw = grid_drawer(run.config, run.student, run.mesh, vae)
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
-        if settings.every and step % settings.every == 0:
+        if step % settings.every == 0:
             path = run.workdir / "samples" / f"{step:07d}.png"
             jax.block_until_ready(values)
             with clock.paused():
-                grid = draw_grid(
-                    run.student, state.ema, protocol, settings.count, run.mesh, path, vae
-                )
+                grid = draw(state.ema, path)
                 if grid is None:
                     run.say(f"samples at step {step} are not finite: no grid")
                 else:

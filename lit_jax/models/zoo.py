@@ -158,6 +158,13 @@ def abstract_params(config: NetworkConfig) -> Params:
     return shapes
 
 
+def buffer_paths(config: NetworkConfig) -> tuple[str, ...]:
+    """Paths of the arrays in the parameter tree that are never trained, such as a null caption."""
+    graphdef, state = _abstract_model(config)
+    buffers = nnx.state(nnx.merge(graphdef, state), Buffer)
+    return tuple("/".join(path) for path in traverse_util.flatten_dict(pure_params(buffers)))
+
+
 def with_params(config: NetworkConfig, params: Params) -> Any:
     """The model holding `params`; raises ValueError if the tree does not fit."""
     graphdef, state = abstract_model(config)

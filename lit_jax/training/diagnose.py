@@ -8,31 +8,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax.config import DiTConfig
+from lit_jax.config import DenoiserConfig
 from lit_jax.models import zoo
 from lit_jax.sharding import path_string
 from lit_jax.training.step import Batch, Task, mean_gradient, noised_example
 
 
 def first_nonfinite(
-    task: Task, config: DiTConfig, params: Any, teacher: Any, step: int, batch: Batch
+    task: Task, config: DenoiserConfig, params: Any, teacher: Any, step: int, batch: Batch
 ) -> str:
     """Repeats the failed step outside the training loop and says where NaN or Inf appears first.
 
     Looks in the order of the computation: batch, parameters, patch embedding, each block, output,
     teacher, gradients (from the last block to the first).
     """
-    example = jax.jit(lambda b: noised_example(task, jnp.int32(step), b))(batch)
+    example = jax.jit(lambda b, p: noised_example(task, jnp.int32(step), b, p))(batch, params)
     for name in ("x_start", "x_t"):
         if not _finite(example[name]):
             return f"the batch ({name})"
     if bad := _nonfinite_paths(params):
         return f"parameter {bad[0]}"
 
-    def forward(params: Any, x: jax.Array, t: jax.Array, label: Any) -> tuple[jax.Array, Any]:
-        return zoo.with_params(config, params).with_activations(x, t, label)
+    def forward(params: Any, x: jax.Array, t: jax.Array, cond: Any) -> tuple[jax.Array, Any]:
+        return zoo.with_params(config, params).with_activations(x, t, cond)
 
-    inputs = (example["x_t"], example["t"], example.get("label"))
+    inputs = (example["x_t"], example["t"], example["cond"])
     out, activations = jax.jit(forward)(params, *inputs)
     if not _finite(activations["embedding"]):
         return "the patch embedding"

@@ -50,6 +50,18 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> Schedule:
     return optax.schedules.join_schedules([warmup, after], [config.warmup_steps])
 
 
+def _adamw(config: OptimizerConfig, rate: Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+}
+"""Name -> optimiser with decoupled weight decay."""
+
+
 def frozen_mask(params: Any, patterns: tuple[str, ...]) -> Any:
     """True for each leaf whose path matches one of `patterns`.
 
@@ -67,21 +79,15 @@ def frozen_mask(params: Any, patterns: tuple[str, ...]) -> Any:
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, frozen: Any
 ) -> optax.GradientTransformation:
-    """AdamW (decoupled weight decay), preceded by global-norm clipping when `clip_norm` > 0.
+    """The optimiser named in the config, preceded by global-norm clipping when `clip_norm` > 0.
 
     `frozen` is a tree of booleans; frozen leaves get no update, no moments, and do not count
-    towards the norm that is clipped.
+    towards the norm that is clipped. Raises ValueError for an unknown optimiser or schedule.
     """
+    if config.name not in OPTIMIZERS:
+        raise unknown_name("optimizer.name", config.name, OPTIMIZERS)
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    parts.append(
-        optax.adamw(
-            learning_rate(config, total_steps),
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-        )
-    )
+    parts.append(OPTIMIZERS[config.name](config, learning_rate(config, total_steps)))
     trained = optax.chain(*parts)
     if not any(jax.tree.leaves(frozen)):
         return trained

@@ -13,42 +13,22 @@ import optax
 
 from lit_jax.config import EmaConfig
 from lit_jax.diffusion.gaussian import GaussianProcess, q_sample
-from lit_jax.models.autoencoder import sample_latents
+from lit_jax.training.examples import Batch, ConditionOf, StartOf, pixels
 from lit_jax.training.optimizer import ema_decay, update_ema
 from lit_jax.training.state import TrainState
 
-Batch = dict[str, jax.Array]
+Example = dict[str, Any]
 Metrics = dict[str, jax.Array]
 Apply = Callable[..., jax.Array]
 Objective = Callable[..., tuple[jax.Array, Metrics]]
-StartOf = Callable[[Batch, jax.Array], jax.Array]
-
-# Splitting the key of a step in three takes its numbers 0, 1 and 2 (t, noise, labels).
-LATENT_KEY = 3
-
-
-def pixels(batch: Batch, key: jax.Array) -> jax.Array:
-    """x_start of a batch of images: the images, float32 [B, H, W, C] in [-1, 1]."""
-    return batch["image"]
-
-
-def latents(scaling_factor: float) -> StartOf:
-    """x_start of a batch of "moments" [B, h, w, 2 L]: a scaled latent, float32 [B, h, w, L], drawn
-    anew in every step from the Gaussian that the autoencoder gave for the image."""
-
-    def draw(batch: Batch, key: jax.Array) -> jax.Array:
-        return sample_latents(batch["moments"], jax.random.fold_in(key, LATENT_KEY), scaling_factor)
-
-    return draw
 
 
 @dataclass(frozen=True)
 class Task:
     """The static half of a step. `teacher` is None when nothing is distilled.
 
-    `null_label` and `label_dropout`: labels are replaced by the null class with this probability,
-    here and not in the model, so that teacher and student see the same labels. `start_of(batch,
-    key of the step)` is the clean x_start.
+    `start_of(batch, key of the step)` is the clean x_start; `condition_of(batch, key, parameters of
+    the student)` is what both networks are conditioned on. See `training.examples` for either.
     """
 
     student: Apply
@@ -58,38 +38,37 @@ class Task:
     optimizer: optax.GradientTransformation
     ema: EmaConfig
     accumulation: int
-    null_label: int | None
-    label_dropout: float
     seed: int
+    condition_of: ConditionOf
     start_of: StartOf = pixels
 
 
-def noised_example(task: Task, step: jax.Array, batch: Batch) -> Batch:
+def noised_example(task: Task, step: jax.Array, batch: Batch, params: Any) -> Example:
     """Everything random of a step, a function of (seed, step, position in the batch) alone.
 
-    Adds t int [B] uniform in 0..999, noise [B, H, W, C], x_t and the labels after dropout.
+    x_start, noise and x_t [B, H, W, C], t int [B] uniform in 0..999, and cond, the labels or
+    captions after dropout. Dropout is here and not in the model, so that teacher and student are
+    conditioned alike.
     """
     key = jax.random.fold_in(jax.random.key(task.seed), step)
     key_t, key_noise, key_drop = jax.random.split(key, 3)
     x_start = task.start_of(batch, key)
     t_B = jax.random.randint(key_t, x_start.shape[:1], 0, task.process.num_steps)
     noise = jax.random.normal(key_noise, x_start.shape, jnp.float32)
-    example = {"x_start": x_start, "t": t_B, "noise": noise}
-    example["x_t"] = q_sample(task.process, x_start, t_B, noise)
-    if "label" in batch:
-        label_B = batch["label"]
-        if task.null_label is not None:
-            drop_B = jax.random.uniform(key_drop, label_B.shape) < task.label_dropout
-            label_B = jnp.where(drop_B, task.null_label, label_B)
-        example["label"] = label_B
-    return example
+    return {
+        "x_start": x_start,
+        "t": t_B,
+        "noise": noise,
+        "x_t": q_sample(task.process, x_start, t_B, noise),
+        "cond": task.condition_of(batch, key_drop, params),
+    }
 
 
 def loss_and_metrics(
-    task: Task, params: Any, teacher: Any, example: Batch
+    task: Task, params: Any, teacher: Any, example: Example
 ) -> tuple[jax.Array, Metrics]:
-    """The objective on one (micro-)batch: student and teacher on the same (x_t, t, label)."""
-    inputs = (example["x_t"], example["t"], example.get("label"))
+    """The objective on one (micro-)batch: student and teacher on the same (x_t, t, cond)."""
+    inputs = (example["x_t"], example["t"], example["cond"])
     student_out = task.student(params, *inputs)
     teacher_out = None if task.teacher is None else task.teacher(teacher, *inputs)
     return task.objective(
@@ -97,14 +76,14 @@ def loss_and_metrics(
     )
 
 
-def mean_gradient(task: Task, params: Any, teacher: Any, example: Batch) -> tuple[Any, Metrics]:
+def mean_gradient(task: Task, params: Any, teacher: Any, example: Example) -> tuple[Any, Metrics]:
     """Gradient and metrics over the batch, in `accumulation` micro-batches one after the other.
 
     Row b belongs to micro-batch b mod accumulation, so that rows stay on their device.
     """
     gradient_of = jax.value_and_grad(loss_and_metrics, argnums=1, has_aux=True)
 
-    def one(micro: Batch) -> tuple[Any, Metrics]:
+    def one(micro: Example) -> tuple[Any, Metrics]:
         (loss, metrics), gradient = gradient_of(task, params, teacher, micro)
         return gradient, metrics | {"loss": loss}
 
@@ -133,7 +112,7 @@ def train_step(
     A step whose loss or gradient is not finite leaves the state as it was (only the step counter
     moves) and reports `finite` = False, so that the caller can stop and diagnose it.
     """
-    example = noised_example(task, state.step, batch)
+    example = noised_example(task, state.step, batch, state.params)
     gradient, metrics = mean_gradient(task, state.params, teacher, example)
     updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -19,6 +19,7 @@ from lit_jax.models import pixart
 from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.zoo import Params
 from lit_jax.weights.detect.positions import POSITION_TOLERANCE
+from lit_jax.weights.fingerprint import LeafSum, tree_sha256
 from lit_jax.weights.pairing import (
     Slot,
     StateDict,
@@ -51,7 +52,8 @@ class Import:
 
     `problems`, `notes` and `non_finite` (key -> how many of its numbers) grow while numbers are
     read; `finish` raises the problems. `dtypes` are those of the tensors read so far. `dropped`
-    maps the keys that hold no parameter to the reason.
+    maps the keys that hold no parameter to the reason. `sums` are the `LeafSum` of the leaves
+    read so far, before they were rounded.
     """
 
     state: StateDict
@@ -66,6 +68,12 @@ class Import:
     done: int = 0
     dtypes: set[str] = field(default_factory=set)
     non_finite: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """`tree_sha256` of all numbers, once they are read."""
+        return tree_sha256(self.sums)
 
     @property
     def parameters(self) -> int:
@@ -94,16 +102,19 @@ class Import:
         def reader(path: str) -> Callable[[], np.ndarray]:
             def read() -> np.ndarray:
                 leaf = np.empty(self.shapes[path], dtype)
+                total = LeafSum(leaf.shape)
                 for index, array in self.pieces(path):
                     place = ... if index is None else index
                     with np.errstate(over="ignore"):
                         leaf[place] = array
+                    total.add(array)
                     if lost := _overflow(array, leaf[place]):
                         where = path if index is None else f"{path}[{index}]"
                         self.problems.append(
                             f"{where} holds {lost} of {array.size} values beyond {dtype.name}; keep"
                             " it in float32"
                         )
+                self.sums[path] = total.hexdigest()
                 return leaf
 
             return read
@@ -169,6 +180,9 @@ class Import:
             if slot.copy_of is None and source is not None:
                 for part, path in enumerate(slot.leaves):
                     self._plan[path].append(Piece(source, slot, part))
+        for pieces in self._plan.values():
+            # In the order of the stacked axis, in which a sum of the leaf takes them.
+            pieces.sort(key=lambda piece: piece.slot.index or 0)
 
 
 def start_import(

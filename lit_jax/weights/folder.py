@@ -1,4 +1,5 @@
-"""Model folders: `config.json` (architecture and provenance) and `params/` (orbax).
+"""Model folders: `config.json` (architecture and provenance), `params/` (orbax), and the tokenizer
+of a text encoder.
 
 A folder appears whole under its name or not at all. A training workdir (`config.json` and
 `checkpoints/`) is read the same way; its moving-average parameters are the model.
@@ -20,19 +21,23 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from lit_jax.config import (
+    DenoiserConfig,
     DiTConfig,
     NetworkConfig,
+    PixArtConfig,
     architecture,
     config_class,
     from_mapping,
     network_fields,
     unknown_name,
 )
+from lit_jax.config.t5 import TOKENIZER_FILE
 from lit_jax.models.dit import dtype_name
 from lit_jax.models.zoo import Params, abstract_params, with_params
 from lit_jax.weights.staging import staged_folder
 
 CONFIG, PARAMS, CHECKPOINTS = "config.json", "params", "checkpoints"
+TOKENIZER, PIECES = Path(TOKENIZER_FILE).parts
 
 # What orbax writes last or needs first: a directory of arrays without one of them was cut short.
 ARRAY_FILES = ("_METADATA", "manifest.ocdbt", "d")
@@ -72,9 +77,16 @@ def staged_model_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path
         check_destination(path, overwrite)
 
 
-def write_config(folder: Path, config: NetworkConfig, provenance: Mapping[str, Any]) -> None:
-    """`config.json` of a model folder."""
+def write_config(
+    folder: Path,
+    config: NetworkConfig,
+    provenance: Mapping[str, Any],
+    companions: Mapping[str, Any] | None = None,
+) -> None:
+    """`config.json` of a model folder. `companions` are the entries that name other networks (see
+    `recorded`)."""
     content = {"model": architecture(config), "provenance": dict(provenance)}
+    content |= companions or {}
     (folder / CONFIG).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -102,8 +114,10 @@ def _not_of_a_model(path: Path) -> str | None:
     if not path.is_dir():
         return "it is a file"
     names = set(os.listdir(path))
-    if others := sorted(names - {CONFIG, PARAMS}):
+    if others := sorted(names - {CONFIG, PARAMS, TOKENIZER}):
         return f"it holds {', '.join(others[:3])}"
+    if TOKENIZER in names and os.listdir(path / TOKENIZER) != [PIECES]:
+        return f"{TOKENIZER}/ holds more than {PIECES}"
     if missing := sorted({CONFIG, PARAMS} - names):
         return f"it has no {', '.join(missing)}"
     try:
@@ -172,6 +186,14 @@ def read_dit_config(path: str | Path) -> DiTConfig:
     config = read_config(path)
     if not isinstance(config, DiTConfig):
         raise ValueError(f"{path} holds a {config.family}; a DiT or LiT on class labels is needed")
+    return config
+
+
+def read_denoiser_config(path: str | Path) -> DenoiserConfig:
+    """As `read_config`, for jobs on any denoiser; ValueError for any other network."""
+    config = read_config(path)
+    if not isinstance(config, DiTConfig | PixArtConfig):
+        raise ValueError(f"{path} holds a {config.family}; a DiT, LiT or PixArt is needed")
     return config
 
 

@@ -39,7 +39,7 @@ def classes_of(root: Path) -> ImageSource:
     return open_source(SourceConfig(kind="class_folders", path=str(root)))
 
 
-def images_of(root: Path, captions: bool = False) -> ImageSource:
+def images_of(root: Path, *captions: str) -> ImageSource:
     return open_source(SourceConfig(kind="folder", path=str(root), captions=captions))
 
 
@@ -51,7 +51,7 @@ def test_classes_and_order(tmp_path: Path) -> None:
     expected = ["n1/B.png", "n1/deep/er.jpg", "n1/z.JPEG", "n1 x/b.png", "n10/c.PNG", "n2/a.png"]
     assert names(source) == expected
     assert [source.label(index) for index in range(len(source))] == [0, 0, 0, 1, 2, 3]
-    assert source.caption(0) is None and not source.captions
+    assert source.texts(0) == () and not source.captions
     greys = [np.asarray(source.load(index))[0, 0, 0] for index in range(len(source))]
     assert greys == [4, 3, 1, 2, 5, 0]
 
@@ -101,18 +101,18 @@ def test_captions(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text(" \n")
     (tmp_path / "d.txt").write_bytes(b"caf\xe9")
     (tmp_path / "sub/e.txt").write_text("a dog\non two lines")
-    source = images_of(tmp_path, captions=True)
-    assert source.captions and source.classes == () and source.label(0) is None
-    assert source.caption(0) == "a cat, ein Kätzchen"
-    assert source.caption(4) == "a dog\non two lines"
+    source = images_of(tmp_path, "txt")
+    assert source.captions == ("txt",) and source.classes == () and source.label(0) is None
+    assert source.texts(0) == ("a cat, ein Kätzchen",)
+    assert source.texts(4) == ("a dog\non two lines",)
     for index, reason in (
         (1, "the caption is empty"),
         (2, "no caption: there is no c.txt"),
         (3, r"the caption is not UTF-8 \(byte 3\)"),
     ):
         with pytest.raises(BrokenImage, match=reason):
-            source.caption(index)
-    assert images_of(tmp_path).caption(2) is None
+            source.texts(index)
+    assert images_of(tmp_path).texts(2) == ()
 
 
 def test_captions_of_other_editors(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_captions_of_other_editors(tmp_path: Path) -> None:
     (tmp_path / "b.TXT").write_text("a dog")
     (tmp_path / "c.txt").write_bytes("a cow".encode("utf-16-le"))
     (tmp_path / "d.txt").write_bytes(b"\xef\xbb\xbf")
-    source = images_of(tmp_path, captions=True)
-    assert (source.caption(0), source.caption(1)) == ("a cat", "a dog")
+    source = images_of(tmp_path, "txt")
+    assert (source.texts(0), source.texts(1)) == (("a cat",), ("a dog",))
     for index, reason in ((2, "it holds zero bytes"), (3, "the caption is empty")):
         with pytest.raises(BrokenImage, match=reason):
-            source.caption(index)
+            source.texts(index)
 
 
 def test_trouble_of_the_machine_is_not_the_fault_of_the_image(
@@ -157,10 +157,10 @@ def test_listing_hash_notices_names_sizes_and_captions(tmp_path: Path) -> None:
     assert images_of(tmp_path / "two").listing_sha256() == first  # not the pixels, as documented
     (tmp_path / "two/a.txt").write_text("cat")
     assert images_of(tmp_path / "two").listing_sha256() == first
-    with_caption = images_of(tmp_path / "two", captions=True).listing_sha256()
+    with_caption = images_of(tmp_path / "two", "txt").listing_sha256()
     assert with_caption != first
     (tmp_path / "two/a.txt").write_text("lion")
-    assert images_of(tmp_path / "two", captions=True).listing_sha256() != with_caption
+    assert images_of(tmp_path / "two", "txt").listing_sha256() != with_caption
     (tmp_path / "two/a.png").write_bytes(bitmap(0, (9, 4)))
     changed = images_of(tmp_path / "two").listing_sha256()
     assert changed != first
@@ -195,7 +195,13 @@ def test_refusals(tmp_path: Path) -> None:
         ({"path": ""}, "source.path is empty"),
         ({"split": "train[:1%]"}, r"source.split is 'train\[:1%\]'; it must be the name"),
         ({"split": ""}, "source.split is ''"),
-        ({"kind": "tfds", "captions": True}, "source.captions belongs to source.kind 'folder'"),
+        (
+            {"kind": "class_folders", "captions": ("txt",)},
+            r"source.captions \('txt',\) belong to source.kind 'folder' or 'tfds', not to 'class_f",
+        ),
+        ({"captions": ("a/b.txt",)}, "source.captions holds 'a/b.txt'; it must be made of letters"),
+        ({"captions": ("",)}, "source.captions holds ''"),
+        ({"captions": ("long.txt", "long")}, "names a kind of captions twice"),
         ({"name": "imagenet2012"}, "source.name 'imagenet2012' belongs to source.kind 'tfds'"),
     ],
 )

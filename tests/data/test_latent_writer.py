@@ -33,14 +33,18 @@ SCHEMA = LatentSchema(
     count=5,
     skipped=0,
     classes=("cat", "dog"),
-    captions=True,
+    captions=("long", "short"),
+    text={"max_length": 4, "dtype": "float16", "width": 3},
+    buckets=(),
     source={"split": "validation"},
 )
 
 
 def example(index: int, schema: LatentSchema = SCHEMA, scale: float = 1.0) -> LatentExample:
     moments = np.random.default_rng(index).standard_normal(schema.moments_shape, np.float32)
-    return LatentExample(f"é/{index}.png", scale * moments, index % 2, f"caption {index} ü")
+    captions = [f"caption {index} ü", "" if index == 1 else "short"]
+    tokens = [np.full((index, 3), index, np.float32), np.zeros((len(captions[1]) > 0, 3))]
+    return LatentExample(f"é/{index}.png", scale * moments, index % 2, captions, tokens)
 
 
 def write(folder: Path, schema: LatentSchema, counts: tuple[int, ...] = (3, 0, 2)) -> None:
@@ -68,19 +72,24 @@ def test_tfds_reads_it(tmp_path: Path, dtype: str, mirrors: bool) -> None:
     assert len(found) == 5
     for index, stored in enumerate(found):
         wanted = example(index, schema)
-        assert stored.keys() == {"name", "moments", "label", "caption"}
+        captions = {"caption_long", "caption_short", "tokens_long", "tokens_short"}
+        assert stored.keys() == {"name", "moments", "label", *captions}
         assert isinstance(stored["moments"], np.ndarray) and stored["moments"].dtype == dtype
         np.testing.assert_array_equal(stored["moments"], wanted.moments_Mxhxwx2L.astype(dtype))
         assert stored["label"] == wanted.label
         assert stored["name"] == wanted.name.encode()
-        assert stored["caption"] == (wanted.caption or "").encode()
+        for kind, text, tokens in zip(schema.captions, wanted.captions, wanted.tokens, strict=True):
+            assert stored[f"caption_{kind}"] == text.encode()
+            found = stored[f"tokens_{kind}"]
+            assert isinstance(found, np.ndarray) and found.dtype == np.float16
+            np.testing.assert_array_equal(found, tokens)
     info = tfds.builder_from_directory(dataset_folder(tmp_path)).info
     assert info.splits["validation"].shard_lengths == [3, 0, 2]
     assert info.features["label"].names == ["cat", "dog"]
 
 
 def test_without_labels_and_captions(tmp_path: Path) -> None:
-    schema = dataclasses.replace(SCHEMA, classes=(), captions=False)
+    schema = dataclasses.replace(SCHEMA, classes=(), captions=(), text={})
     write(tmp_path, schema)
     assert read(tmp_path, "validation")[0].keys() == {"name", "moments"}
 

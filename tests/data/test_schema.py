@@ -24,7 +24,9 @@ SCHEMA = LatentSchema(
     count=7,
     skipped=1,
     classes=("a", "b"),
-    captions=False,
+    captions=(),
+    text={},
+    buckets=(),
     source={"kind": "class_folders", "path": "images", "split": "validation", "sha256": "1" * 64},
 )
 
@@ -55,7 +57,7 @@ def test_refuses_what_is_no_schema(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "has version 2, this program reads 1; encode the images again"),
+        ({"version": 3}, "has version 3, this program reads 1 to 2; encode the images again"),
         ({"colour": 1}, "unknown key of .*schema.json 'colour'"),
         ({"count": "7"}, r"schema.json.count is '7' \(str\); it must be int"),
         ({"dtype": None}, "schema.json.dtype is None"),

@@ -24,7 +24,7 @@ def numbered(number: int) -> dict[str, np.ndarray]:
 def stream(**options: int) -> BatchStream:
     """An endless stream of shuffled numbers, five per batch, each with the process that read it."""
     batches = grain.MapDataset.range(1000).shuffle(seed=1).repeat().map(numbered).batch(5)
-    return BatchStream(batches, {"number": ((5,), np.dtype(int))}, {}, **options)
+    return BatchStream(batches, [{"number": ((5,), np.dtype(int))}], {}, **options)
 
 
 def numbers(batches: BatchStream, count: int) -> list[list[int]]:

@@ -11,7 +11,7 @@ import pytest
 
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.diffusion.guidance import guided, num_function_evaluations
-from lit_jax.diffusion.samplers import ddim
+from lit_jax.diffusion.samplers import SAMPLERS, ddim
 
 B, C = 3, 4
 X = jax.random.normal(jax.random.key(0), (B, 2, 2, C))
@@ -121,7 +121,22 @@ def test_evaluations_are_counted_exactly(
     jax.jit(lambda x: ddim(denoiser, process, x, lambda i: X))(X)
     jax.effects_barrier()
     assert sum(counter.executed) == expected * B
-    assert num_function_evaluations(process, scale, interval) == expected
+    assert num_function_evaluations(SAMPLERS["ddim"].times(process), scale, interval) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ddpm", 27), ("dpm_solver", 27), ("dpm_solver_diffusers", 28)]
+)
+def test_every_sampler_is_counted_at_its_own_times(name: str, expected: int) -> None:
+    """[100, 450] holds 105 to 421 of DDPM's timesteps, 149.85 to 449.55 of the fractional ones of
+    DPM-Solver, 7 each; the integer ones of diffusers begin with 100 and end with 450."""
+    counter, process = Counter(), create_process("20")
+    sampler, interval = SAMPLERS[name], (100, 450)
+    denoiser = guided(counter, COND, NULL, 4.0, "all", interval)
+    jax.jit(lambda x: sampler(denoiser, process, x, lambda i: X))(X)
+    jax.effects_barrier()
+    assert sum(counter.executed) == expected * B
+    assert num_function_evaluations(sampler.times(process), 4.0, interval) == expected
 
 
 def test_mistakes_are_refused() -> None:
@@ -129,7 +144,7 @@ def test_mistakes_are_refused() -> None:
         guided(network, COND, NULL, 2.0, "threee")
     for call in (
         lambda: guided(network, COND, NULL, 2.0, "all", (700, 300)),
-        lambda: num_function_evaluations(create_process("20"), 2.0, (700, 300)),
+        lambda: num_function_evaluations(np.arange(20), 2.0, (700, 300)),
     ):
         with pytest.raises(ValueError, match=r"\(700, 300\) is empty"):
             call()

@@ -148,10 +148,13 @@ MU, S = 0.3, 0.5
 
 
 def gaussian_denoiser(x: jax.Array, t_B: jax.Array) -> jax.Array:
-    """The exact noise prediction for data N(MU, S^2): sqrt(1 - abar) (x - sqrt(abar) MU) / V."""
-    abar = jnp.asarray(FULL.alphas_cumprod, jnp.float32)[t_B][:, None, None, None]
-    spread = abar * S**2 + 1.0 - abar
-    return jnp.sqrt(1.0 - abar) * (x - jnp.sqrt(abar) * MU) / spread
+    """The exact noise prediction for data N(MU, S^2): sqrt(1 - abar) (x - sqrt(abar) MU) / V, with
+    log abar linear between timesteps."""
+    log_abar = jnp.asarray(np.log(FULL.alphas_cumprod), jnp.float32)
+    log_abar_B = jnp.interp(t_B.astype(jnp.float32), jnp.arange(1000.0), log_abar)
+    abar = jnp.exp(log_abar_B)[:, None, None, None]
+    noise = -jnp.expm1(log_abar_B)[:, None, None, None]
+    return jnp.sqrt(noise) * (x - jnp.sqrt(abar) * MU) / (abar * S**2 + noise)
 
 
 def marginal(process: GaussianProcess) -> tuple[np.ndarray, np.ndarray]:

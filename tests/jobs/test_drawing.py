@@ -29,7 +29,7 @@ from lit_jax.jobs.drawing import (
 )
 from lit_jax.jobs.labels import assign_labels
 from lit_jax.jobs.train_callbacks import draw_samples
-from lit_jax.jobs.train_checks import grid_protocol
+from lit_jax.jobs.train_grids import label_protocol
 from lit_jax.models import zoo
 
 GUIDED = Protocol(steps="6", cfg_scale=2.0, cfg_channels="all", seed=3)
@@ -140,7 +140,7 @@ def test_a_run_on_latents_shows_decoded_grids(
     for step in (1, 2):
         callback(step, state, {}, {})
     assert [path.name for path in (tmp_path / "samples").iterdir()] == ["0000002.png"]
-    path, protocol = tmp_path / "g.png", grid_protocol(run.config, config)
+    path, protocol = tmp_path / "g.png", label_protocol(run.config, config)
     expected = draw_grid(config, params, protocol, 2, mesh, path, load_vae(vae, mesh))
     assert expected is not None and len(shown) == 1
     np.testing.assert_array_equal(shown[0], expected)

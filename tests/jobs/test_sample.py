@@ -312,6 +312,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "channels": ({"cfg_channels": "two"}, "unknown guidance channels 'two'.*all, three"),
     "seed": ({"seed": 2**32}, "seed 4294967296 is not in 0..4294967295"),
     "steps": ({"steps": "5000"}, "5000"),
+    "solver": (
+        {"sampler": "dpm_solver", "steps": "ddim50"},
+        "steps 'ddim50' pick timesteps, but a DPM solver .*: give the number of steps, '50'",
+    ),
     "interval": ({"cfg_scale": 2.0, "cfg_interval": (500.0, 100.0)}, r"interval .* is empty"),
     "count": ({"num_samples": 0}, "num_samples 0"),
     "batch": ({"batch_size": 0}, "batch_size 0"),

@@ -80,14 +80,14 @@ def test_scale_reaches_the_step(latents: DataConfig, tmp_path: Path) -> None:
         with job.checkpoint.open_manager(tmp_path / str(scale), 1, 1) as manager:
             task, state = job.start(run, manager)
         batch = next(run.data)
-        starts.append(np.asarray(noised_example(task, state.step, batch)["x_start"]))
+        starts.append(np.asarray(noised_example(task, state.step, batch, state.params)["x_start"]))
     np.testing.assert_allclose(starts[0], 2 * starts[1], rtol=1e-6)
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("captions", [False, True])
+@pytest.mark.parametrize("captions", [(), ("txt",)])
 def test_latents_without_classes_train_an_unconditional_model(
-    vae: Path, tmp_path: Path, captions: bool
+    vae: Path, tmp_path: Path, captions: tuple[str, ...]
 ) -> None:
     latent_cases.write_latents(tmp_path / NAME, vae, classes=(), captions=captions)
     data = DataConfig(name=NAME, data_dir=str(tmp_path), vae=str(vae))

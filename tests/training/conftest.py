@@ -12,6 +12,7 @@ import pytest
 from lit_jax.config import DistillConfig, EmaConfig
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.objectives import hybrid_objective
+from lit_jax.training.examples import labels
 from lit_jax.training.step import Task
 
 CLASSES = 10
@@ -65,9 +66,8 @@ def make_task() -> Callable[..., Task]:
             "optimizer": optax.adamw(1e-2, weight_decay=0.0),
             "ema": EmaConfig(decay=0.9),
             "accumulation": 1,
-            "null_label": CLASSES,
-            "label_dropout": 0.1,
             "seed": 0,
+            "condition_of": labels(CLASSES, 0.1),
         }
         return Task(**(fields | changes))
 

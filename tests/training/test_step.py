@@ -16,11 +16,11 @@ import tiny_runs
 
 from lit_jax.config import EmaConfig
 from lit_jax.models import zoo
+from lit_jax.models.conditions import TextCondition
+from lit_jax.training.examples import LATENT_KEY, captions, labels, latents
 from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import (
-    LATENT_KEY,
     Task,
-    latents,
     loss_and_metrics,
     mean_gradient,
     noised_example,
@@ -48,7 +48,9 @@ def assert_bitwise(first: Any, second: Any) -> None:
 def test_loss_falls_and_metrics_are_the_terms(
     make_task: MakeTask, params: Any, teacher_params: Any, batch: Any
 ) -> None:
-    found = steps(make_task(distilled=True, label_dropout=0.0), params, teacher_params, batch, 80)
+    found = steps(
+        make_task(distilled=True, condition_of=labels(10, 0.0)), params, teacher_params, batch, 80
+    )
     terms = found[0][1]
     expected = {"mse", "vb", "noise_distillation", "variance_distillation"}
     assert set(terms) == expected | {"loss", "gradient_norm", "parameter_norm", "finite"}
@@ -86,7 +88,7 @@ def test_accumulation_sees_one_part_at_a_time(make_task: MakeTask, params: Any, 
         return make_task().student(params, x, t, label)
 
     task = make_task(student=network, accumulation=4)
-    example = noised_example(task, jnp.int32(0), batch)
+    example = noised_example(task, jnp.int32(0), batch, {})
     jax.eval_shape(lambda p: mean_gradient(task, p, {}, example), params)
     assert set(seen) == {2}
 
@@ -116,7 +118,7 @@ def test_teacher_gets_no_gradient(
     make_task: MakeTask, params: Any, teacher_params: Any, batch: Any
 ) -> None:
     task = make_task(distilled=True)
-    example = noised_example(task, jnp.int32(0), batch)
+    example = noised_example(task, jnp.int32(0), batch, {})
 
     def loss(params: Any, teacher: Any) -> jax.Array:
         return loss_and_metrics(task, params, teacher, example)[0]
@@ -128,30 +130,56 @@ def test_teacher_gets_no_gradient(
 
 
 def test_label_dropout(make_task: MakeTask) -> None:
-    labels = np.tile(np.arange(10, dtype=np.int32), 2000)
-    batch = {"image": np.zeros((len(labels), 1, 1, 1), np.float32), "label": labels}
+    classes = np.tile(np.arange(10, dtype=np.int32), 2000)
+    batch = {"image": np.zeros((len(classes), 1, 1, 1), np.float32), "label": classes}
 
     def after(step: int, **changes: Any) -> np.ndarray:
-        return np.asarray(noised_example(make_task(**changes), jnp.int32(step), batch)["label"])
+        example = noised_example(make_task(**changes), jnp.int32(step), batch, {})
+        return np.asarray(example["cond"])
 
     found = after(0)
     dropped = found == 10
     assert abs(dropped.mean() - 0.1) < 0.01  # 0.1 +- 0.002 (one standard deviation)
-    np.testing.assert_array_equal(found[~dropped], labels[~dropped])
+    np.testing.assert_array_equal(found[~dropped], classes[~dropped])
     assert np.any(dropped != (after(1) == 10))
-    np.testing.assert_array_equal(after(0, null_label=None), labels)
-    np.testing.assert_array_equal(after(0, label_dropout=0.0), labels)
+    np.testing.assert_array_equal(after(0, condition_of=labels(None, 0.1)), classes)
+    np.testing.assert_array_equal(after(0, condition_of=labels(10, 0.0)), classes)
+
+
+def test_caption_dropout(make_task: MakeTask) -> None:
+    """Dropped captions become the null caption of the student, under their own mask."""
+    generator = np.random.default_rng(0)
+    batch = {
+        "image": np.zeros((4096, 1, 1, 1), np.float32),
+        "tokens": generator.standard_normal((4096, 3, 2)).astype(np.float16),
+        "mask": (generator.random((4096, 3)) < 0.7).astype(np.int8),
+    }
+    null = generator.standard_normal((3, 2)).astype(np.float32)
+    params = {"y_embedder": {"null_caption": null}}
+
+    def after(step: int, dropout: float) -> TextCondition:
+        task = make_task(condition_of=captions(dropout))
+        cond: TextCondition = noised_example(task, jnp.int32(step), batch, params)["cond"]
+        np.testing.assert_array_equal(cond.mask, batch["mask"])
+        return cond
+
+    np.testing.assert_array_equal(after(0, 0.0).tokens, batch["tokens"])
+    tokens = np.asarray(after(0, 0.2).tokens)
+    dropped = np.all(tokens == null.astype(np.float16), axis=(1, 2))
+    assert abs(dropped.mean() - 0.2) < 0.03  # 0.2 +- 0.006 (one standard deviation)
+    np.testing.assert_array_equal(tokens[~dropped], batch["tokens"][~dropped])
+    assert np.any(np.asarray(after(1, 0.2).tokens) != tokens)
 
 
 def test_noise_and_timesteps(make_task: MakeTask) -> None:
     batch = {"image": np.zeros((20_000, 1, 1, 1), np.float32)}
-    example = noised_example(make_task(), jnp.int32(3), batch)
+    example = noised_example(make_task(), jnp.int32(3), batch, {})
     t, noise = np.asarray(example["t"]), np.asarray(example["noise"])
     assert (t.min(), t.max()) == (0, 999) and abs(t.mean() - 499.5) < 10
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
     assert abs(np.corrcoef(t, noise.ravel())[0, 1]) < 0.03
-    assert "label" not in example
-    other = noised_example(make_task(), jnp.int32(4), batch)
+    assert example["cond"] is None
+    other = noised_example(make_task(), jnp.int32(4), batch, {})
     assert abs(np.corrcoef(t, other["t"])[0, 1]) < 0.03
     assert abs(np.corrcoef(noise.ravel(), np.asarray(other["noise"]).ravel())[0, 1]) < 0.03
 
@@ -207,7 +235,7 @@ def test_bfloat16_trains_float32_parameters(make_task: MakeTask) -> None:
         assert {leaf.dtype for leaf in jax.tree.leaves(part)} == {jnp.dtype(jnp.float32)}
     assert not np.array_equal(state.params["x_embedder"]["bias"], params["x_embedder"]["bias"])
 
-    example = noised_example(task, jnp.int32(0), batch)
+    example = noised_example(task, jnp.int32(0), batch, {})
     exact = dataclasses.replace(task, student=zoo.apply_fn(config))
     full = float(jax.jit(lambda p: loss_and_metrics(exact, p, {}, example)[0])(params))
     difference = abs(float(found[0][1]["loss"]) / full - 1)
@@ -223,7 +251,7 @@ def moments_batch() -> dict[str, np.ndarray]:
 def test_latents_are_drawn_from_their_moments(make_task: MakeTask) -> None:
     task, batch = make_task(start_of=latents(0.5)), moments_batch()
     repeated = {name: np.repeat(array, 4096, axis=0) for name, array in batch.items()}
-    x_start = np.asarray(noised_example(task, jnp.int32(0), repeated)["x_start"])
+    x_start = np.asarray(noised_example(task, jnp.int32(0), repeated, {})["x_start"])
     x_start = x_start.reshape(4, 4096, 3, 3, 2)
     mean, log_variance = np.split(batch["moments"], 2, axis=-1)
     np.testing.assert_allclose(x_start.mean(1), 0.5 * mean, atol=0.08)
@@ -236,7 +264,7 @@ def test_draw_of_a_latent_is_a_function_of_seed_step_and_row(make_task: MakeTask
     def start(seed: int, step: int, rows: int = 4) -> np.ndarray:
         task = make_task(start_of=latents(1.0), seed=seed)
         part = {name: array[:rows] for name, array in batch.items()}
-        return np.asarray(noised_example(task, jnp.int32(step), part)["x_start"])
+        return np.asarray(noised_example(task, jnp.int32(step), part, {})["x_start"])
 
     np.testing.assert_array_equal(start(0, 5), start(0, 5))
     np.testing.assert_array_equal(start(0, 5, rows=2), start(0, 5)[:2])
@@ -247,18 +275,18 @@ def test_draw_of_a_latent_is_a_function_of_seed_step_and_row(make_task: MakeTask
 def test_draw_of_a_latent_is_independent_of_the_other_noise(make_task: MakeTask) -> None:
     """And these do not change: a run on pixels has the noise it always had."""
     zeros = {"moments": np.zeros((512, 4, 4, 4), np.float32), "label": np.zeros(512, np.int32)}
-    drawn = noised_example(make_task(start_of=latents(1.0)), jnp.int32(2), zeros)
+    drawn = noised_example(make_task(start_of=latents(1.0)), jnp.int32(2), zeros, {})
     flat = [np.asarray(drawn[name]).ravel() for name in ("x_start", "noise")]
     assert abs(np.corrcoef(*flat)[0, 1]) < 0.03
     pixels = {"image": np.asarray(drawn["x_start"]), "label": zeros["label"]}
-    assert_bitwise(noised_example(make_task(), jnp.int32(2), pixels), drawn)
+    assert_bitwise(noised_example(make_task(), jnp.int32(2), pixels, {}), drawn)
 
 
 def test_noise_of_a_step_is_what_it_was(make_task: MakeTask, batch: Any) -> None:
     """Runs go on with these keys, so they must not change between versions."""
     key = jax.random.fold_in(jax.random.key(7), 3)
     keys = jax.random.split(key, 3)
-    example = noised_example(make_task(seed=7), jnp.int32(3), batch)
+    example = noised_example(make_task(seed=7), jnp.int32(3), batch, {})
     np.testing.assert_array_equal(example["t"], jax.random.randint(keys[0], (8,), 0, 1000))
     noise = jax.random.normal(keys[1], batch["image"].shape)
     np.testing.assert_array_equal(example["noise"], noise)

@@ -1,0 +1,83 @@
+"""Batches of one bucket each, mixed so that every image is seen at the same rate.
+
+The bucket of global batch k is drawn with a probability proportional to its number of images, from
+(seed, k) alone; how often that bucket came before k says which of its batches this is. So the
+position in the stream remains one integer, and neither hosts nor worker processes change it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+# Global batches whose buckets are drawn together.
+BLOCK = 4096
+
+
+class Schedule:
+    """Which bucket global batch k takes, for `counts` images per bucket."""
+
+    def __init__(self, counts: Sequence[int], seed: int) -> None:
+        self._bounds, self._seed = tuple(np.cumsum(counts).tolist()), seed
+        # Per block that was asked for: how often each bucket came before it. Threads may do the
+        # same work twice, and get the same.
+        self._before = {0: np.zeros(len(counts), np.int64)}
+
+    def at(self, position: int) -> tuple[int, int]:
+        """The bucket of global batch `position`, and how many batches of that bucket came before.
+
+        Draws all the blocks up to there that were not drawn yet: about 0.1 s for a million batches.
+        """
+        block, row = divmod(position, BLOCK)
+        buckets = _drawn(self._bounds, self._seed, block)
+        bucket = int(buckets[row])
+        earlier = int(np.count_nonzero(buckets[:row] == bucket))
+        return bucket, int(self._before_block(block)[bucket]) + earlier
+
+    def _before_block(self, block: int) -> np.ndarray:
+        known = block
+        while known not in self._before:
+            known -= 1
+        counts = self._before[known]
+        for number in range(known, block):
+            drawn = _drawn(self._bounds, self._seed, number)
+            counts = counts + np.bincount(drawn, minlength=len(counts))
+        self._before[block] = counts
+        return counts
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(bounds: tuple[int, ...], seed: int, block: int) -> np.ndarray:
+    """The buckets of the batches of a block: int [BLOCK]."""
+    generator = np.random.Generator(np.random.Philox(key=np.array([seed, block], np.uint64)))
+    return np.searchsorted(bounds, generator.integers(bounds[-1], size=BLOCK), side="right")
+
+
+class Mixture:
+    """The endless global stream, cut into pieces of one host's size, as a source for grain.
+
+    `pieces` are those of every bucket in the same manner: piece n H + h is the part of host h of H
+    of the n-th batch.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[grain.MapDataset[Any]],
+        counts: Sequence[int],
+        seed: int,
+        hosts: int,
+    ) -> None:
+        self._pieces, self._schedule, self._hosts = pieces, Schedule(counts, seed), hosts
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> Any:
+        position, host = divmod(index, self._hosts)
+        bucket, occurrence = self._schedule.at(position)
+        return self._pieces[bucket][occurrence * self._hosts + host]
