@@ -16,6 +16,7 @@ from lit_jax.data.schema import dataset_folder, read_schema
 from lit_jax.weights.folder import save_model_dir
 
 SIZE = 16
+WORDS = ("a", "red", "blue", "green", "circle", "square", "left", "above", "two", "dog", "cat")
 
 
 def save_vae(path: Path, **fields: Any) -> Path:
@@ -54,3 +55,20 @@ def stored(out: Path) -> list[dict[str, Any]]:
     """All examples of a finished folder, read by TFDS."""
     builder = tfds.builder_from_directory(dataset_folder(out))
     return list(builder.as_data_source(read_schema(out).split))
+
+
+def save_captioned(root: Path, count: int = 11, seed: int = 0) -> Path:
+    """`count` images with captions in two kinds: image 1 lacks the short one, image 2 the long one,
+    the last image both."""
+    rng = np.random.default_rng(seed)
+    root.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        shape = (*rng.integers(SIZE // 2, 4 * SIZE, 2), 3)
+        pixels = rng.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{index:03d}.png")
+        words = [WORDS[i] for i in rng.integers(len(WORDS), size=index + 3)]
+        if index not in (2, count - 1):
+            (root / f"{index:03d}.long.txt").write_text(" ".join(words))
+        if index not in (1, count - 1):
+            (root / f"{index:03d}.short.txt").write_text(words[0])
+    return root

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.config import NetworkConfig, architecture
+from lit_jax.config import NetworkConfig, T5Config, architecture
 from lit_jax.files import sha256_file, write_json
 from lit_jax.models.zoo import count_params
 from lit_jax.weights.convert import export_params
 from lit_jax.weights.detect import detect_config
 from lit_jax.weights.files import cannot_write, new_parents
-from lit_jax.weights.folder import check_parents, load_model_dir
+from lit_jax.weights.folder import check_parents, load_model_dir, read_config
 from lit_jax.weights.hub import as_written, hub_config
 from lit_jax.weights.pairing import layout_named, unwritten
 from lit_jax.weights.safetensors_files import SAFETENSORS, write_safetensors
@@ -33,6 +33,7 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     _check_destination(dst, args.layout, args.overwrite)
     if not Path(args.src).exists():
         raise ValueError(f"no such model folder: {args.src}")
+    _refuse_rounded(args.src)
     config, params = load_model_dir(args.src)
     layout = layout_named(config, args.layout)
     state = export_params(params, config, layout)
@@ -65,6 +66,16 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ValueError("--verify belongs to import; import the exported file with --verify")
     if not args.layout:
         raise ValueError(f"--export needs --layout ({' | '.join(EXPORT_LAYOUTS)})")
+
+
+def _refuse_rounded(src: str) -> None:
+    """Raises ValueError for int8 weights, before they are read."""
+    config = read_config(src)
+    if isinstance(config, T5Config) and config.weights != "float":
+        raise ValueError(
+            f"{src} holds {config.weights} weights, which no layout of PyTorch has here; export the"
+            " folder with the float weights they were made from"
+        )
 
 
 def _check_destination(dst: Path, layout: str, overwrite: bool) -> None:

@@ -22,6 +22,7 @@ from lit_jax.config.inception import InceptionConfig
 from lit_jax.config.networks import (
     COMPUTE_FIELDS,
     CONFIGS,
+    LATER_FIELDS,
     DenoiserConfig,
     NetworkConfig,
     architecture,
@@ -36,6 +37,7 @@ __all__ = [
     "COMPUTE_FIELDS",
     "CONFIGS",
     "KV_SAMPLINGS",
+    "LATER_FIELDS",
     "AutoencoderConfig",
     "DataConfig",
     "DenoiserConfig",

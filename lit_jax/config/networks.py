@@ -25,6 +25,9 @@ CONFIGS: dict[str, type[NetworkConfig]] = {
 }
 """Field `family` of a stored architecture -> its dataclass."""
 
+LATER_FIELDS: dict[str, dict[str, Any]] = {"T5": {"weights": "float"}}
+"""Family -> fields that it got after model folders had been written, and what those folders are."""
+
 COMPUTE_FIELDS = ("dtype", "remat", "scan_unroll")
 """Fields that say how a network is computed, not which network it is."""
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lit_jax.config.typed import limit, require
+from lit_jax.config.typed import limit, require, unknown_name
 
 TOKENIZER_FILE = "tokenizer/spiece.model"
 """Where a model folder of a T5 holds its sentencepiece model."""
+
+WEIGHTS = ("float", "int8")
+"""How the matrices are held: as they are, or as int8 with a scale per output (`models.int8`)."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class T5Config:
     """Architecture of a T5 v1.1 (or Flan-T5) encoder; names as in the config.json of transformers.
 
     The defaults are T5 v1.1 XXL, the text encoder of PixArt. `d_kv` is the width of one head;
-    `num_heads * d_kv` may differ from `d_model`.
+    `num_heads * d_kv` may differ from `d_model`. `weights` is a row of WEIGHTS.
     """
 
     family: str = "T5"
@@ -29,6 +32,7 @@ class T5Config:
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
+    weights: str = "float"
     # How it is computed (see COMPUTE_FIELDS): never stored in a model folder.
     dtype: str = "float32"
 
@@ -37,6 +41,8 @@ class T5Config:
         distances = ("relative_attention_num_buckets", "relative_attention_max_distance")
         limit(self, "an integer of at least 1", *sizes, *distances)
         limit(self, "positive", "layer_norm_epsilon")
+        if self.weights not in WEIGHTS:
+            raise unknown_name("kind of weights", self.weights, WEIGHTS)
         buckets, farthest = (getattr(self, name) for name in distances)
         require(
             buckets >= 4,

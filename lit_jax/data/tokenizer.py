@@ -37,13 +37,16 @@ class Tokenizer:
 
     def __init__(self, path: str | Path, vocab_size: int) -> None:
         path = Path(path)
+        content = path.read_bytes()
         try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-        except (RuntimeError, OSError) as error:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=content)
+        except RuntimeError as error:
             reason = str(error).strip().split("\n")[0]
             raise ValueError(
                 f"{path} is no sentencepiece model ({reason}); copy it again"
             ) from error
+        if not content:
+            raise ValueError(f"{path} is no sentencepiece model (it is empty); copy it again")
         self.sha256 = sha256_file(path)
         count = self._pieces.get_piece_size()
         ids = (self._pieces.pad_id(), self._pieces.eos_id(), self._pieces.unk_id())

@@ -57,10 +57,10 @@ def generate(config: GenerateConfig, say: Say = say_on_first_process) -> Path:
     FloatingPointError for an image that is not finite.
     """
     plan, out = check(config), Path(config.out).expanduser()
-    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
     phases = generate_memory.Phases()
     warn_of_cut_prompts(plan, say)
     count = len(plan.prompts) * config.num_images
+    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:count])
     images = Images(plan, fitting_batch(config.batch_size, count, mesh.size))
     generate_memory.tell(plan, images.batch_size // mesh.size, say)
     with phases.phase("reading weights"):
@@ -70,7 +70,7 @@ def generate(config: GenerateConfig, say: Say = say_on_first_process) -> Path:
     if output.finished(present):
         if jax.process_index() == 0:
             shutil.rmtree(output.work, ignore_errors=True)
-        say(f"nothing to do: {out} holds these {count} images")
+        say(f"nothing to do: {out} holds {counted(count, 'image')} of this request")
         return out
     left = [
         batch
@@ -109,13 +109,18 @@ def announce(images: Images, left: int, say: Say) -> None:
     away = "the null caption" if plan.config.negative_prompt == "" else "the negative prompt"
     guidance = f"guidance {protocol.cfg_scale} away from {away}" if plan.guides else "no guidance"
     say(
-        f"{len(images)} images of {plan.size[0]} x {plan.size[1]} (height x width) from"
-        f" {len(plan.prompts)} prompts: {protocol.sampler}, {protocol.steps} steps, {guidance},"
+        f"{counted(len(images), 'image')} of {plan.size[0]} x {plan.size[1]} (height x width) from"
+        f" {counted(len(plan.prompts), 'prompt')}: {protocol.sampler}, {protocol.steps} steps,"
+        f" {guidance},"
         f" {protocol.function_evaluations()} network evaluations per image, seed {protocol.seed},"
         f" {plan.dtype}"
     )
     if left < len(images.batches):
         say(f"{left} of {len(images.batches)} batches are left")
+
+
+def counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def begin(output: Output) -> None:

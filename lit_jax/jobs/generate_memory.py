@@ -26,6 +26,7 @@ from lit_jax.models.autoencoder import TILE
 from lit_jax.training.metrics import duration
 
 MEMINFO = Path("/proc/meminfo")
+UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,9 @@ class Part:
 def parts(plan: Plan, batch: int) -> tuple[Part, ...]:
     """The three networks, in the order in which they are loaded; `batch` images per device."""
     denoised = (2 if plan.guides else 1) * batch
+    text_dtype = plan.dtype if plan.text.weights == "float" else "float32"
     return (
-        _part(plan.text, plan.dtype, text_activations(plan.text, plan.max_length)),
+        _part(plan.text, text_dtype, text_activations(plan.text, plan.max_length)),
         _part(plan.model, plan.dtype, denoiser_activations(plan.model, plan.latent_size, denoised)),
         _part(plan.vae, "float32", decoder_activations(plan.vae, plan.latent_size, plan.config)),
     )
@@ -114,7 +116,7 @@ def tell(plan: Plan, batch: int, say: Say) -> None:
     for part in rows:
         say(
             f"  {part.name:14}{part.count:>14,} parameters  {part.held_in:9}"
-            f"{gigabytes(part.weights):>9} + {gigabytes(part.activations)}"
+            f"{gigabytes(part.weights):>8} + {gigabytes(part.activations)}"
         )
     free, of_what = free_memory()
     most = max(rows, key=lambda part: part.total)
@@ -154,8 +156,9 @@ def free_memory() -> tuple[int | None, str]:
 
 
 def gigabytes(count: float) -> str:
-    """1.24 GB, 83 MB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+    """1.24 GB, 83.0 MB, 12.1 kB."""
+    unit, size = next(row for row in UNITS if count >= row[1] / 10 or row[1] == 1e3)
+    return f"{count / size:.3g} {unit}"
 
 
 def peak_memory() -> str:

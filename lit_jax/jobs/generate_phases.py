@@ -127,8 +127,6 @@ def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces,
             latents_BxhxwxC = latents_BxhxwxC[: len(images.members(number))]
             require_finite(latents_BxhxwxC, names(images, number), "sampler", plan)
             pieces.write(images.piece(number), latents=latents_BxhxwxC, devices=devices())
-    # The compiled sampler would keep the bar.
-    make_text_sampler.cache_clear()
     release(params)
 
 

@@ -195,7 +195,8 @@ def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Calla
         began = time.perf_counter()
         program = step.lower(state, teacher, batch).compile()
         text = f"compiled the step in {time.perf_counter() - began:.1f} s: mesh"
-        text += f" {dict(run.mesh.shape)}, {arrays[0][0]} {list(arrays[0][1])}"
+        text += f" {dict(run.mesh.shape)}, "
+        text += ", ".join(f"{name} {list(shape)}" for name, shape, _ in arrays)
         if (memory := program.memory_analysis()) is not None:
             needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
             text += f", {needed / 2**30:.2f} GiB per device"

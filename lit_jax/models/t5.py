@@ -2,9 +2,10 @@
 
 B batch, L tokens, D d_model, H heads, d channels per head, F d_ff.
 
-Parameters may be float32 or bfloat16 arrays: a layer casts what it reads, inside the loop over
-layers, so that a bfloat16 tree is never held as float32. With `dtype="bfloat16"` the projections
-q, k, v, out and wi compute in bfloat16. These remain float32, for what T5's activations are:
+Parameters may be float32 or bfloat16 arrays, and matrices int8 ones (`T5Config.weights`): a layer
+casts what it reads, inside the loop over layers, so that the tree is never held as float32. With
+`dtype="bfloat16"` the projections q, k, v, out and wi compute in bfloat16. These remain float32,
+for what T5's activations are:
 
 - the residual stream: it is never normalised on its way through the blocks and outgrows what one
   block adds; with the 8 bits of a bfloat16 an update below 1/256 of a channel would be lost;
@@ -27,7 +28,8 @@ from flax import nnx
 
 from lit_jax.config import T5Config
 from lit_jax.models.dit import dtype_name
-from lit_jax.models.layers import Dense
+from lit_jax.models.int8 import Int8Dense, Int8TokenTable
+from lit_jax.models.layers import Dense, Initializer
 
 normal = nnx.initializers.normal
 
@@ -79,12 +81,17 @@ class RMSNorm(nnx.Module):
 class TokenTable(nnx.Module):
     """Vector per token: ids int [B, L] -> float32 [B, L, D]."""
 
-    def __init__(self, rows: int, width: int, *, rngs: nnx.Rngs) -> None:
-        self.embedding = nnx.Param(normal(1.0)(rngs.params(), (rows, width), jnp.float32))
+    def __init__(self, rows: int, width: int, *, init: Initializer, rngs: nnx.Rngs) -> None:
+        self.embedding = nnx.Param(init(rngs.params(), (rows, width), jnp.float32))
 
     def __call__(self, token_ids: jax.Array) -> jax.Array:
         # The rows are cast, not the table.
         return jnp.take(self.embedding[...], token_ids, axis=0).astype(jnp.float32)
+
+
+DENSE: dict[str, Any] = {"float": functools.partial(Dense, use_bias=False), "int8": Int8Dense}
+TABLES: dict[str, Any] = {"float": TokenTable, "int8": Int8TokenTable}
+"""How matrices are held (`T5Config.weights`) -> the layer on one, without bias."""
 
 
 class RelativeBias(nnx.Module):
@@ -115,15 +122,9 @@ class T5Attention(nnx.Module):
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         D, inner = config.d_model, config.inner_width
 
-        def dense(n_in: int, n_out: int, std: float) -> Dense:
-            return Dense(
-                n_in,
-                n_out,
-                kernel_init=normal(std),
-                use_bias=False,
-                dtype=config.dtype,
-                rngs=rngs,
-            )
+        def dense(n_in: int, n_out: int, std: float) -> Any:
+            layer = DENSE[config.weights]
+            return layer(n_in, n_out, kernel_init=normal(std), dtype=config.dtype, rngs=rngs)
 
         # The missing 1 / sqrt(d) of the logits is in the initial queries.
         self.q = dense(D, inner, (D * config.d_kv) ** -0.5)
@@ -151,10 +152,10 @@ class GatedMlp(nnx.Module):
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         D, F, dtype = config.d_model, config.d_ff, config.dtype
-        wide = normal(D**-0.5)
-        self.wi_0 = Dense(D, F, kernel_init=wide, use_bias=False, dtype=dtype, rngs=rngs)
-        self.wi_1 = Dense(D, F, kernel_init=wide, use_bias=False, dtype=dtype, rngs=rngs)
-        self.wo = Dense(F, D, kernel_init=normal(F**-0.5), use_bias=False, rngs=rngs)
+        dense, wide = DENSE[config.weights], normal(D**-0.5)
+        self.wi_0 = dense(D, F, kernel_init=wide, dtype=dtype, rngs=rngs)
+        self.wi_1 = dense(D, F, kernel_init=wide, dtype=dtype, rngs=rngs)
+        self.wo = dense(F, D, kernel_init=normal(F**-0.5), rngs=rngs)
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
         gate, linear = (p(x_BxLxD).astype(jnp.float32) for p in (self.wi_0, self.wi_1))
@@ -194,7 +195,8 @@ class T5Encoder(nnx.Module):
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs) -> None:
         dtype_name(config.dtype)
         self.config = config
-        self.shared = TokenTable(config.vocab_size, config.d_model, rngs=rngs)
+        table = TABLES[config.weights]
+        self.shared = table(config.vocab_size, config.d_model, init=normal(1.0), rngs=rngs)
         self.relative_bias = RelativeBias(config, rngs=rngs)
         # One module whose parameters carry a leading axis of layers, for the loop over them.
         self.blocks = nnx.vmap(lambda r: T5Block(config, rngs=r))(rngs.split(config.num_layers))

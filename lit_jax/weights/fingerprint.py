@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from lit_jax.config import AutoencoderConfig, T5Config
 from lit_jax.config.t5 import TOKENIZER_FILE
@@ -18,6 +17,7 @@ from lit_jax.files import sha256_file
 from lit_jax.models.zoo import Params
 from lit_jax.sharding import path_string
 from lit_jax.weights.folder import CONFIG, load_model_dir, read_config, require_weights
+from lit_jax.weights.leaves import stored_leaves
 
 
 def params_sha256(params: Params) -> str:
@@ -167,18 +167,19 @@ def text_encoder_identity(path: str | Path) -> TextEncoderIdentity:
         sha256=float_sha256(path),
         tokenizer_sha256=sha256_file(tokenizer),
         width=config.d_model,
-        weights="float",
+        weights=config.weights,
     )
 
 
 def float_sha256(path: str | Path) -> str:
-    """`tree_sha256` of a model folder: as its provenance says, else of its parameters."""
+    """`tree_sha256` of a model folder: as its provenance says, else of its parameters, which are
+    then read leaf by leaf."""
     provenance = json.loads((Path(path) / CONFIG).read_text()).get("provenance")
     if provenance and FLOAT_SHA256 in provenance:
         return str(provenance[FLOAT_SHA256])
     sums = {}
-    for name, leaf in traverse_util.flatten_dict(load_model_dir(path)[1], sep="/").items():
+    for name, leaf in stored_leaves(path)[1].items():
         total = LeafSum(leaf.shape)
-        total.add(leaf)
+        total.add(leaf.read())
         sums[name] = total.hexdigest()
     return tree_sha256(sums)

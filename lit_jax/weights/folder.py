@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from lit_jax.config import (
+    LATER_FIELDS,
     DenoiserConfig,
     DiTConfig,
     NetworkConfig,
@@ -156,6 +157,7 @@ def read_config(path: str | Path) -> NetworkConfig:
     Raises ValueError when there is no `config.json`, or its fields are not exactly ours.
     """
     model = _stored_model(Path(path))
+    model = LATER_FIELDS.get(str(model.get("family")), {}) | model
     where = f'"model" of {Path(path) / CONFIG}'
     cls = config_class(model.get("family"))
     fields = network_fields(cls)
@@ -204,14 +206,14 @@ def load_model_dir(
 
     Parameters are numpy arrays, or jax arrays placed by `shardings` (a tree of the same structure),
     in which case every process reads only its own shards. They are stored in float32 or bfloat16
-    and arrive in `param_dtype`. Raises ValueError when the folder is
+    and arrive in `param_dtype`; int8 matrices stay int8. Raises ValueError when the folder is
     incomplete or its arrays are not those of the configuration.
     """
     path = Path(path).absolute()
     directory, entry = _params_location(path)
     config = read_config(path)
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype_name(param_dtype)),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, held_dtype(leaf.dtype, param_dtype)),
         abstract_params(config),
     )
     # The handler reads an item of a run's checkpoint too; a checkpointer would miss, and report,
@@ -245,6 +247,12 @@ def load_model_dir(
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{directory} is incomplete or damaged: {reason}") from error
     return config, restored[entry] if entry else restored
+
+
+def held_dtype(dtype: Any, param_dtype: Any) -> Any:
+    """What a parameter of type `dtype` is held in when `param_dtype` is asked for."""
+    floating = jax.numpy.issubdtype(dtype, jax.numpy.floating)
+    return dtype_name(param_dtype) if floating else dtype
 
 
 def load_model(model_dir: str | Path, dtype: Any = "float32", param_dtype: Any = "float32") -> Any:

@@ -105,7 +105,7 @@ def _autoencoder(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def _t5(config: T5Config) -> dict[str, Any]:
-    names = [name for name in network_fields(T5Config) if name != "family"]
+    names = [name for name in network_fields(T5Config) if name not in ("family", "weights")]
     return {name: getattr(config, name) for name in names} | {
         "architectures": ["T5EncoderModel"],
         "model_type": "t5",

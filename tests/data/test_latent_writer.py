@@ -43,7 +43,7 @@ SCHEMA = LatentSchema(
 def example(index: int, schema: LatentSchema = SCHEMA, scale: float = 1.0) -> LatentExample:
     moments = np.random.default_rng(index).standard_normal(schema.moments_shape, np.float32)
     captions = [f"caption {index} ü", "" if index == 1 else "short"]
-    tokens = [np.full((index, 3), index, np.float32), np.zeros((len(captions[1]) > 0, 3))]
+    tokens = [np.full((index, 3), index, np.float32), np.zeros((int(bool(captions[1])), 3))]
     return LatentExample(f"é/{index}.png", scale * moments, index % 2, captions, tokens)
 
 

@@ -124,7 +124,9 @@ def test_hosts_and_worker_processes_share_the_global_stream(data_dir: Path) -> N
 
 
 @pytest.mark.parametrize("captions", [(), ("txt",)])
-def test_data_without_classes_has_no_labels(tmp_path: Path, vae: Path, captions: tuple[str, ...]) -> None:
+def test_data_without_classes_has_no_labels(
+    tmp_path: Path, vae: Path, captions: tuple[str, ...]
+) -> None:
     latent_cases.write_latents(tmp_path / NAME, vae, classes=(), captions=captions)
     batches = stream(tmp_path)
     assert set(next(batches)) == set(batches.arrays) == {"moments"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -136,6 +137,7 @@ class Named(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "file_name": tfds.features.Text(),
+            "short": tfds.features.Text(),
             "image": tfds.features.Image(encoding_format="jpeg"),
             "label": tfds.features.ClassLabel(names=["cat", "dog", "newt"]),
         }
@@ -149,7 +151,15 @@ class Named(tfds.core.GeneratorBasedBuilder):
         for index in range(5):
             image = io.BytesIO(encoded(Image.new("RGB", (9, 7 + index), (index,) * 3), "PNG"))
             label = index % 3 if index < 4 else -1
-            yield index, {"file_name": f"n{index}.JPEG", "image": image, "label": label}
+            yield (
+                index,
+                {
+                    "file_name": f"n{index}.JPEG",
+                    "short": f" the {index}. é\n" if index else "",
+                    "image": image,
+                    "label": label,
+                },
+            )
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +183,30 @@ def test_tfds(named: Path) -> None:
         found[number] = index
         if number < 4:
             assert source.label(index) == number % 3
-    assert sorted(found) == [0, 1, 2, 3, 4] and source.caption(0) is None
+    assert sorted(found) == [0, 1, 2, 3, 4] and source.texts(0) == ()
     with pytest.raises(BrokenImage, match=r"label -1 is not in 0..2"):
         source.label(found[4])
+
+
+def test_captions_of_tfds(named: Path) -> None:
+    config = SourceConfig(
+        kind="tfds", path=str(named), name="named", captions=("file_name", "short")
+    )
+    both = open_source(config)
+    short = open_source(dataclasses.replace(config, captions=("short",)))
+    assert both.captions == ("file_name", "short")
+    for index in range(5):
+        number = int(both.name(index)[1])
+        text = f"the {number}. é" if number else ""
+        assert both.texts(index) == (f"n{number}.JPEG", text)
+        if number:
+            assert short.texts(index) == (text,)
+        else:
+            with pytest.raises(BrokenImage, match="the caption is empty"):
+                short.texts(index)
+    for name in ("shrt", "label"):
+        with pytest.raises(ValueError, match=f"unknown text feature of .* '{name}'.*known: file_"):
+            open_source(dataclasses.replace(config, captions=(name,)))
 
 
 def test_ways_to_name_a_data_set(named: Path) -> None:

@@ -71,6 +71,8 @@ def test_every_option_changes_the_images(latent_model: Path) -> None:
         "all": drawn(latent_model, cfg_scale=3.0, cfg_channels="all"),
         "interval": drawn(latent_model, cfg_scale=3.0, cfg_interval=(100.0, 600.0)),
         "ddim": drawn(latent_model, sampler="ddim"),
+        "dpm_solver": drawn(latent_model, sampler="dpm_solver"),
+        "dpm_solver_diffusers": drawn(latent_model, sampler="dpm_solver_diffusers"),
         "steps": drawn(latent_model, steps="ddim5"),
         "seed": drawn(latent_model, seed=1),
     }

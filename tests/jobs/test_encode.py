@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,11 @@ import pytest
 import tiny_runs
 from encode_cases import SIZE, config_for, stored
 
-from lit_jax.config import EncodeConfig, SourceConfig
+from lit_jax.config import SourceConfig
 from lit_jax.data.crop import center_crop
 from lit_jax.data.schema import read_schema
 from lit_jax.data.sources import open_source
 from lit_jax.data.transforms import to_float
-from lit_jax.jobs import encode as job
-from lit_jax.jobs import encode_checks
 from lit_jax.jobs.encode import encode
 from lit_jax.jobs.encode_shards import in_order, make_encoder
 from lit_jax.weights.fingerprint import vae_identity
@@ -133,14 +130,18 @@ def test_captions(vae: Path, images: Path, tmp_path: Path) -> None:
         path.with_suffix(".txt").write_text(f"a picture, {path.stem} é\n", encoding="utf-8")
     config = config_for(vae, source, max_skipped_fraction=0.2)
     config = dataclasses.replace(
-        config, source=SourceConfig(kind="folder", path=str(source), captions=True, split="own")
+        config, source=SourceConfig(kind="folder", path=str(source), captions=("txt",), split="own")
     )
     encode(config, tmp_path / "out", lambda _: None)
     schema = read_schema(tmp_path / "out")
-    assert schema.captions and not schema.classes and (schema.count, schema.skipped) == (6, 1)
+    assert (
+        schema.captions == ("txt",)
+        and not schema.classes
+        and (schema.count, schema.skipped) == (6, 1)
+    )
     assert schema.split == "own"
     examples = stored(tmp_path / "out")
-    assert [e["caption"].decode() for e in examples] == [
+    assert [e["caption_txt"].decode() for e in examples] == [
         f"a picture, {e['name'].decode()[:3]} é" for e in examples
     ]
     assert "label" not in examples[0]
@@ -238,169 +239,6 @@ def test_all_images_broken(vae: Path, tmp_path: Path) -> None:
     config = config_for(vae, tmp_path / "images", kind="folder", max_skipped_fraction=0.99)
     with pytest.raises(ValueError, match="1 images of 1 cannot be used"):
         encode(config, tmp_path / "out", lambda _: None)
-
-
-# --- going on, and being refused ---
-
-
-def test_missing_shards_are_done_and_no_others(
-    finished: Path, vae: Path, images: Path, tmp_path: Path
-) -> None:
-    """As after a kill: no records, half of them, or records without their JSON file."""
-    out = tmp_path / "out"
-    config = config_for(vae, images)
-
-    class Stop(Exception):
-        pass
-
-    def stop(results: Any, found: Any) -> None:
-        if len(found) == 2:
-            raise Stop
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(job, "require_few_skipped", stop)
-        encode(config, out, lambda _: None)
-    records = sorted((out / "1.0.0").iterdir())
-    assert [path.name[-8:] for path in records] == ["of-00003"] * 2
-    (out / "shards/00001.json").unlink()
-    before = files_of(out)
-    said: list[str] = []
-    encode(config, out, said.append)
-    assert "3 shards, 2 to do" in said[0]
-    after = files_of(out)
-    first, second = (f"1.0.0/{path.name}" for path in records)
-    assert after[first] == before[first] and after[second] != before[second]
-    for name in files_of(finished):
-        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
-
-
-def test_records_that_were_cut_are_done_again(
-    finished: Path, vae: Path, images: Path, tmp_path: Path
-) -> None:
-    out = shutil.copytree(finished, tmp_path / "out")
-    records = sorted((out / "1.0.0").glob("*record*"))
-    sizes = [path.stat().st_size for path in records]
-    (out / "schema.json").unlink()
-    (out / "shards").mkdir()
-    for shard, count in enumerate((8, 8, 5)):
-        result = {"count": count, "num_bytes": sizes[shard], "skipped": []}
-        (out / f"shards/{shard:05d}.json").write_text(json.dumps(result))
-    records[0].write_bytes(records[0].read_bytes()[:-1])
-    records[1].unlink()
-    said: list[str] = []
-    encode(config_for(vae, images), out, said.append)
-    assert "3 shards, 2 to do" in said[0]
-    for name in files_of(finished):
-        assert (out / name).read_bytes() == (finished / name).read_bytes(), name
-
-
-def test_images_and_vae_may_be_moved(
-    finished: Path, vae: Path, images: Path, tmp_path: Path
-) -> None:
-    moved = shutil.copytree(images, tmp_path / "elsewhere")
-    same = shutil.copytree(vae, tmp_path / "other_name")
-    said: list[str] = []
-    encode(config_for(same, moved), finished, said.append)
-    assert "nothing to do" in said[0]
-
-
-OTHER_REQUESTS: dict[str, tuple[dict[str, Any], str]] = {
-    "resolution": ({"resolution": 32}, "resolution is 16 there, 32 now"),
-    "dtype": ({"dtype": "float16"}, "dtype is float32 there, float16 now"),
-    "mirrors": ({"mirrors": False}, "mirrors is True there, False now"),
-    "precision": ({"precision": "default"}, "precision is highest there, default now"),
-    "shards": ({"shard_size": 9}, "shard_size is 8 there, 9 now"),
-    "batch": ({"device_batch_size": 3}, "device_batch_size is 2 there, 3 now"),
-    "two": ({"dtype": "float16", "shard_size": 9}, "dtype .*; shard_size "),
-}
-
-
-@pytest.mark.parametrize("case", OTHER_REQUESTS)
-def test_another_request_is_refused(case: str, finished: Path, vae: Path, images: Path) -> None:
-    changes, message = OTHER_REQUESTS[case]
-    before = files_of(finished)
-    with pytest.raises(ValueError, match=f"holds the latents of another request: {message}"):
-        encode(config_for(vae, images, **changes), finished, lambda _: None)
-    assert files_of(finished) == before
-
-
-def test_other_images_or_vae_are_refused(
-    finished: Path, vae: Path, images: Path, tmp_path: Path
-) -> None:
-    more = shutil.copytree(images, tmp_path / "more")
-    shutil.copy(more / "class0/000.png", more / "class0/new.png")
-    message = r"source.images is 21 there, 22 now; source.sha256 is \w{12}.. there, \w{12}.. now"
-    with pytest.raises(ValueError, match=message):
-        encode(config_for(vae, more), finished, lambda _: None)
-    other = encode_cases.save_vae(tmp_path / "other", scaling_factor=0.5)
-    with pytest.raises(ValueError, match="vae.scaling_factor is 0.18215 there, 0.5 now"):
-        encode(config_for(other, images), finished, lambda _: None)
-
-
-def refused(config: EncodeConfig, out: Path, message: str) -> None:
-    """The message, and nothing new on disk."""
-    before = sorted(out.parent.rglob("*"))
-    with pytest.raises(ValueError, match=message):
-        encode(config, out, lambda _: None)
-    assert sorted(out.parent.rglob("*")) == before
-
-
-def test_refusals_before_anything_is_written(
-    vae: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(job, "make_encoder", None)  # nothing is compiled
-    out = tmp_path / "out"
-    refused(config_for(vae, images, resolution=17), out, "17 is not a multiple of 2.* 16 or 18")
-    refused(config_for(vae, images, resolution=1), out, "is not a multiple of 2, .*; take 2$")
-    refused(config_for(tmp_path / "no", images), out, "no is not a model folder")
-    model = tiny_runs.save_model(tmp_path / "dit")
-    refused(config_for(model, images), out, "holds a DiT; an AutoencoderKL is needed")
-    grey = encode_cases.save_vae(tmp_path / "grey", in_channels=1)
-    refused(config_for(grey, images), out, "takes 1 channels; images have 3")
-    refused(config_for(vae, tmp_path / "no"), out, "source.path .*no is missing")
-    refused(config_for(vae, images, kind="tfds"), out, "holds no prepared data set")
-    refused(config_for(vae, images), tmp_path / "dit", r"holds something else \(config.json, par")
-    (tmp_path / "file").touch()
-    refused(config_for(vae, images), tmp_path / "file", "file is a file; --out is a folder")
-    refused(config_for(vae, images), tmp_path / "file/out", "file is a file, not a folder")
-    refused(config_for(vae, images), images / "out", "out lies in the folder of the images")
-    refused(config_for(vae, images), Path("gs://bucket/out"), "no path of a mounted file system")
-
-
-def test_a_finished_folder_must_be_whole(finished: Path, vae: Path, images: Path) -> None:
-    (path, *_) = (finished / "1.0.0").glob("*record-00001*")
-    content = path.read_bytes()
-    try:
-        path.unlink()
-        with pytest.raises(ValueError, match="lacks 1 of 3 files"):
-            encode(config_for(vae, images), finished, lambda _: None)
-    finally:
-        path.write_bytes(content)
-
-
-@pytest.mark.parametrize("text", ["", "[1]", "{"])
-def test_damaged_request(vae: Path, images: Path, tmp_path: Path, text: str) -> None:
-    (tmp_path / "request.json").write_text(text)
-    refused(config_for(vae, images), tmp_path, "request.json is damaged")
-
-
-def test_unfinished_request_of_a_killed_run_is_no_obstacle(
-    vae: Path, images: Path, tmp_path: Path
-) -> None:
-    (tmp_path / ".request.json.77.tmp").touch()
-    encode(config_for(vae, images), tmp_path, lambda _: None)
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_disk_space(
-    vae: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "free")
-    needed = 21 * (2 * 8 * 8 * 8 * 4 + 256) + 3 * 131072
-    monkeypatch.setattr(encode_checks.shutil, "disk_usage", lambda _: usage(needed - 1))
-    refused(config_for(vae, images), tmp_path / "a/out", "21 images need about 0.00 GB, .* free")
-    monkeypatch.setattr(encode_checks.shutil, "disk_usage", lambda _: usage(needed))
-    encode(config_for(vae, images), tmp_path / "a/out", lambda _: None)
 
 
 # --- parts ---

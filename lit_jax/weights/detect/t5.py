@@ -56,6 +56,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
         "num_layers": shapes.count("blocks/attn/q/kernel"),
         "num_heads": heads,
         "relative_attention_num_buckets": buckets,
+        "weights": "float",
     }
 
 
@@ -103,7 +104,7 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
             f" {GATED_GELU[0]!r}, that is T5 v1.1, Flan-T5 or mT5, not T5 v1.0"
         )
     refuse_unlike(config, _ONLY, "a T5 encoder")
-    names = [name for name in network_fields(T5Config) if name != "family"]
+    names = [name for name in network_fields(T5Config) if name not in ("family", "weights")]
     said = {name: config[name] for name in names if name in config}
     return typed_fields(T5Config, said, "config.json")
 

@@ -50,7 +50,7 @@ LAYOUTS = (
     Layout(
         name="transformers",
         config=T5Config,
-        holds=lambda config: True,
+        holds=lambda config: config.weights == "float",
         rows=_ROWS,
         marks=("encoder.block.0.layer.0.SelfAttention.q.weight",),
         droppable={
