@@ -42,10 +42,10 @@ def digits() -> ConfigDict:
 
 
 def shapes() -> ConfigDict:
-    """The coloured shapes of the text-to-image demo: latents of 16 x 16 x 4, and a PixArt that
+    """The coloured shapes of the text-to-image demo: latents of 8 x 8 x 4, and a PixArt that
     trains on a laptop. Captions as in the LiT paper: 60 % long, 40 % short, one in ten dropped."""
     config = base()
-    config.batch_size = 32
+    config.batch_size = 64
     config.data.name = "latents"
     config.data.data_dir = "runs/demo-t2i"
     config.data.vae = "runs/t2i-models/vae"
@@ -53,8 +53,8 @@ def shapes() -> ConfigDict:
     config.model.name = "PixArt"
     config.model.overrides = ConfigDict(
         {
-            "input_size": 16,
-            "hidden_size": 96,
+            "input_size": 8,
+            "hidden_size": 128,
             "depth": 4,
             "caption_channels": 64,
             "model_max_length": 24,

@@ -15,7 +15,7 @@ from configs import common
 
 def get_config() -> ConfigDict:
     config = common.shapes()
-    config.total_steps = 8_000
+    config.total_steps = 12_000
     config.model.overrides.mixer = "softmax"
     config.model.overrides.num_heads = 4
     config.optimizer.schedule = "cosine"
@@ -23,5 +23,5 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_steps = 200
     config.ema.decay = 0.998
     config.log_every = 50
-    config.checkpoint_every = 1_000
+    config.checkpoint_every = 2_000
     return config

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-PRELOADED = [f"lit_jax.jobs.{job}" for job in ("train", "sample", "encode", "evaluate")]
+PRELOADED = [f"lit_jax.jobs.{job}" for job in ("train", "sample", "encode", "evaluate", "generate")]
 _SECONDS_TO_FINISH = 300
 
 Job = Callable[[Path], None]

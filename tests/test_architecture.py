@@ -39,7 +39,10 @@ FACADE = "lit_jax"  # the few public names of lit_jax/__init__.py; no room may l
 PUBLIC_ROOMS = {"config", "models", "version", "weights"}  # what the facade may gather names from
 
 PURE_FLOORS = {0, 1, 3}
-PURE_TRAINING = {"training.state", "training.step", "training.optimizer"}
+PURE_TRAINING = {
+    *("training.state", "training.examples", "training.step", "training.optimizer"),
+    "training.came",
+}
 PURE_LIBRARIES = {"jax", "flax", "optax", "numpy"}
 
 # Library -> the one place (a path below the repository root, or its beginning) that may import it.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import tiny_runs
+from generate_cases import save_pixart, save_vae
 
 from lit_jax import __main__ as door
 from lit_jax.jobs import command_line
@@ -28,6 +29,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "wide": tiny_runs.save_model(path / "wide", hidden_size=32),
         "big": tiny_runs.save_model(path / "big", input_size=16),
         "run": path / "run",
+        "pixart": save_pixart(path / "pixart"),
+        "vae": save_vae(path / "vae"),
     }
     shutil.copy(folders["wide"] / "config.json", folders["run"])
     return folders
@@ -94,6 +97,8 @@ SAMPLE: dict[str, tuple[list[str], str]] = {
     "number": (["--num_samples=x"], "--num_samples=x"),
     "policy": (["--label_policy=balance"], "unknown label policy 'balance'; did you mean"),
     "contradiction": (["--labels=3", "--label_policy=uniform"], "contradicts; give one of the two"),
+    "captions": (["--model={pixart}"], "draws from captions; use `generate` instead"),
+    "another network": (["--model={vae}"], "holds a AutoencoderKL; a DiT, LiT or PixArt is needed"),
     "vae of pixels": (["--vae=v"], "--vae v is given, but"),
     "dtype": (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'?"),
 }
@@ -106,7 +111,11 @@ ENCODE: dict[str, tuple[list[str], str]] = {
     "vae": (["--config.vae="], "vae is empty; give the model folder of an AutoencoderKL"),
     "no vae": (["--config.vae=nowhere"], "nowhere is not a model folder"),
     "another model": (["--config.vae={model}"], "holds a DiT; an AutoencoderKL is needed"),
-    "kind": (["--config.source.captions=True"], "belongs to source.kind 'folder'"),
+    "kind": (["--config.source.captions=('txt',)"], "belong to source.kind 'folder' or 'tfds'"),
+    "captions": (["--config.text.encoder=t5"], "text.encoder is t5, but there are no captions"),
+    "tokens": (["--config.text.max_length=0"], "text.max_length is 0; it must be an integer"),
+    "text dtype": (["--config.text.dtype=float8"], "unknown text.dtype 'float8'"),
+    "buckets": (["--config.buckets=pixrt"], "unknown buckets 'pixrt'; did you mean 'pixart'?"),
     "another config": (
         ["--config=configs/digits_teacher.py"],
         "unknown key of config 'batch_size'; did you mean 'device_batch_size'",
@@ -170,6 +179,7 @@ def test_sample_refuses(
 ) -> None:
     arguments, named = SAMPLE[case]
     required = [f"--model={models['model']}", f"--out={tmp_path / 's'}", "--num_samples=2"]
+    arguments = [argument.format(**models) for argument in arguments]
     assert named in call(monkeypatch, "sample", [*required, *arguments])
     assert list(tmp_path.iterdir()) == []
 
@@ -216,7 +226,7 @@ def test_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["train"], ["sample"], ["encode"], ["evaluate"]):
+    for arguments in ([], ["train"], ["sample"], ["encode"], ["evaluate"], ["generate"]):
         monkeypatch.setattr(sys, "argv", ["lit_jax", *arguments, "--help"])
         with pytest.raises(SystemExit) as end:
             door.main()
@@ -309,6 +319,35 @@ def test_flags_reach_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--inception is missing" in call(
         monkeypatch, "evaluate", ["--self_test", "--reference=r"]
     )
+
+
+def test_flags_reach_generate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.config.generate import GenerateConfig
+    from lit_jax.jobs import generate
+
+    calls: list[Any] = []
+    monkeypatch.setattr(generate, "generate", calls.append)
+    required = ["--model=m", "--text_encoder=t", "--vae=v", "--out=o.png", "--prompt=a b, c"]
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "generate", *required])
+    door.main()
+    # The defaults of the flags are those of the configuration.
+    assert calls.pop() == GenerateConfig("m", "t", "v", "o.png", prompt="a b, c")
+
+    flags = "--negative_prompt=n --num_images=2 --steps=9 --guidance=3.5 --sampler=ddim --seed=4"
+    flags += " --null_mask=own --dtype=bfloat16 --tile --batch_size=6 --max_length=70 --overwrite"
+    given = ["--size=768x1344", *flags.split()]
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "generate", *required, *given])
+    door.main()
+    assert calls.pop() == GenerateConfig(
+        *("m", "t", "v", "o.png", "a b, c", "", "", "n", 2, (768, 1344), "", "9", 3.5, "ddim", 4),
+        *("own", "bfloat16", True, 6, 70, True),
+    )
+    for source in ("prompt_file", "geneval"):
+        flags = [*required[:4], f"--{source}=f", "--aspect_ratio=16:9"]
+        monkeypatch.setattr(sys, "argv", ["lit_jax", "generate", *flags])
+        door.main()
+        expected = {source: "f", "aspect_ratio": "16:9"}
+        assert calls.pop() == GenerateConfig("m", "t", "v", "o.png", **expected)  # type: ignore[arg-type]
 
 
 def raising(error: Exception) -> Callable[[Any], None]:

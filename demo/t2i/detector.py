@@ -130,15 +130,15 @@ def is_correct(found: Sequence[Found], prompt: Mapping[str, Any]) -> bool:
         if len(things) < wanted["count"]:
             return False
         matched.append(things)
-    unwanted = prompt["exclude"] if "exclude" in prompt else []
-    return all(
-        sum(thing.shape == entry["class"] for thing in found) < entry["count"] for entry in unwanted
+    shapes = [thing.shape for thing in found]
+    return "exclude" not in prompt or all(
+        shapes.count(unwanted["class"]) < unwanted["count"] for unwanted in prompt["exclude"]
     )
 
 
 def is_placed(thing: Found, where: str, other: Found) -> bool:
     """Whether a thing is `where`, seen from the other one: along that axis its centre lies at least
-    half a cell away, in that direction."""
+    8 pixels away, in that direction."""
     dx, dy = thing.x - other.x, thing.y - other.y
     distance = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[where]
     return distance >= 8

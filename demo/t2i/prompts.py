@@ -29,7 +29,7 @@ def prompts(per_tag: int = PER_TAG, seed: int = 0) -> list[Prompt]:
     """At most `per_tag` prompts of each tag, drawn without repetition, in the order of TAGS."""
     rng = np.random.default_rng(seed)
     chosen = []
-    for tag, everything in _everything().items():
+    for everything in _everything().values():
         count = min(per_tag, len(everything))
         chosen += [everything[n] for n in sorted(rng.permutation(len(everything))[:count])]
     return chosen

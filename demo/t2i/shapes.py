@@ -1,8 +1,8 @@
 """Procedural images of coloured shapes and their captions: the data of the text-to-image demo.
 
-An image is 32 x 32 RGB on a constant light background, in four cells of 16 x 16. A scene is one
-thing, two things of different shapes, or two to four equal things. Everything is a function of
-(seed, index of the image), so that a folder is the same wherever it is rendered.
+An image is 32 x 32 RGB on a constant light background. A scene is one thing in the middle, or two
+things of different shapes, or two to four equal things in cells of 16 x 16. Everything is a
+function of (seed, index of the image), so that a folder is the same wherever it is rendered.
 
 Every image has two captions. The long one tells all: number, colour and, for two things in one row
 or column, where they are. The short one leaves some of that open, as people do.
@@ -19,9 +19,14 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-CELL = 16
-JITTER = 1.5
-"""Centres are up to this many pixels away from the middle of their cell, along each axis."""
+PLACES = ((8, 8), (24, 8), (8, 24), (24, 24), (16, 16))
+"""Middles (x, y) of the four cells, row by row, and of the image."""
+
+MIDDLE = 4
+"""Number of the last place."""
+
+JITTER = 1.0
+"""Centres are up to this many pixels away from their place, along each axis."""
 
 BACKGROUND = (235, 235, 235)
 COLOURS = {
@@ -40,7 +45,7 @@ RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "be
 """Where a thing is, seen from another one -> the same, seen from the first."""
 
 _STEPS = 4  # samples per pixel and axis
-_KINDS = {"one": 0.25, "two": 0.5, "many": 0.25}
+_KINDS = {"one": 0.2, "two": 0.5, "many": 0.3}
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ def example(seed: int, index: int) -> Example:
         return _two(rng)
     shape, colour = _pick(rng, SHAPES), _pick(rng, COLOURS)
     count = 1 if kind == "one" else int(rng.integers(2, 5))
-    cells = rng.choice(4, size=count, replace=False)
+    cells = [MIDDLE] if count == 1 else rng.choice(4, size=count, replace=False)
     things = tuple(_thing(rng, shape, colour, int(cell)) for cell in cells)
     if count == 1:
         long, brief = (f"{_article(rng)} {colour} {shape}", f"{_article(rng)} {shape}")
@@ -144,10 +149,9 @@ def plural(shape: str) -> str:
     return shape + ("es" if shape.endswith("s") else "s")
 
 
-def _thing(rng: np.random.Generator, shape: str, colour: str, cell: int) -> Thing:
+def _thing(rng: np.random.Generator, shape: str, colour: str, place: int) -> Thing:
     dx, dy = rng.uniform(-JITTER, JITTER, 2)
-    row, column = divmod(cell, 2)
-    x, y = (CELL * (place + 0.5) for place in (column, row))
+    x, y = PLACES[place]
     return Thing(shape, colour, round(x + float(dx), 3), round(y + float(dy), 3))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lit_jax.config.typed import limit, require, unknown_name
 
@@ -81,17 +81,17 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How captions become features. `encoder` is the model folder of a T5 encoder; a caption is
-    cut to `max_length` tokens; `dtype` is that of the stored features (float16 ends at 65504,
-    which the largest encoders may exceed); `batch_size` is captions per device and step."""
+    """How captions become features. `encoder` is the model folder of a T5 encoder, "" for none:
+    captions are then kept as text only. A caption is cut to `max_length` tokens; `dtype` is that of
+    the stored features (float16 ends at 65504, which the largest encoders may exceed); `batch_size`
+    is captions per device and step."""
 
-    encoder: str
+    encoder: str = ""
     max_length: int = 300
     dtype: str = "float16"
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        require(bool(self.encoder), "text.encoder is empty; give the model folder of a T5 encoder")
         limit(self, "an integer of at least 1", "text.max_length", "text.batch_size")
         if self.dtype not in TEXT_DTYPES:
             raise unknown_name("text.dtype", self.dtype, TEXT_DTYPES)
@@ -103,9 +103,8 @@ class EncodeConfig:
 
     What decides the bytes that are written: `source`; `vae`, the model folder of an AutoencoderKL;
     `resolution` (pixels along a side); `dtype` of the stored moments; `mirrors` (moments of the
-    mirror image, too); `text`, by what captions become features (None: they are kept as text
-    only); `buckets`, "" for squares or "pixart" for the sides of `data.buckets`, chosen by the
-    aspect ratio of each image; `shard_size` (images per file); and, in the last bits,
+    mirror image, too); `text`, by what captions become features; `buckets`, "" for squares or
+    "pixart" for the sizes of `data.buckets`, by the aspect ratio of each image; `shard_size` (images per file); and, in the last bits,
     `device_batch_size` (images per device and step) and `precision` (of float32 products, a name
     of `jax.default_matmul_precision`; "default" is TF32 on recent GPUs, bfloat16 passes on TPUs).
 
@@ -118,7 +117,7 @@ class EncodeConfig:
     resolution: int = 256
     dtype: str = "float32"
     mirrors: bool = True
-    text: TextConfig | None = None
+    text: TextConfig = field(default_factory=TextConfig)
     buckets: str = ""
     precision: str = "highest"
     device_batch_size: int = 16
@@ -134,14 +133,13 @@ class EncodeConfig:
         for kind, known in tables:
             if getattr(self, kind) not in known:
                 raise unknown_name(kind, getattr(self, kind), known)
-        if self.text is None:
-            return
         require(
-            bool(self.source.captions),
-            "text needs captions; name them in source.captions, as ('txt',) for a.txt beside a.png",
+            bool(self.source.captions) or not self.text.encoder,
+            f"text.encoder is {self.text.encoder}, but there are no captions; name them in"
+            " source.captions, as ('txt',) for a.txt beside a.png",
         )
         require(
-            not self.mirrors,
+            not self.mirrors or not self.text.encoder,
             "mirrors is True, but captions do not fit mirror images ('left' and 'right'); set"
             " mirrors=False",
         )

@@ -11,7 +11,7 @@ TOKENIZER_FILE = "tokenizer/spiece.model"
 """Where a model folder of a T5 holds its sentencepiece model."""
 
 WEIGHTS = ("float", "int8")
-"""How the matrices are held: as they are, or as int8 with a scale per output (`models.int8`)."""
+"""How the matrices are held: as they are, or as int8 with scales (`models.int8`)."""
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
 def load_caption_encoder(plan: Plan, has_shards: bool) -> CaptionEncoder | None:
     """The text encoder of the config, None without one or without need. Process 0 writes what it
     makes of the empty caption."""
-    if plan.config.text is None:
+    if not plan.config.text.encoder:
         return None
     null = plan.out / NULL_CAPTION
     writes = jax.process_index() == 0 and not null.is_file()
@@ -222,7 +222,7 @@ def finish(plan: Plan) -> None:
         f"wrote {plan.out}: {schema.count:,} images, {num_bytes / 1e9:.3f} GB;"
         f" {len(skipped):,} skipped{list_place}"
     )
-    if plan.config.text is not None:
+    if plan.config.text.encoder:
         truncated = sum(result.truncated for result in results.values())
         plan.say(f"{truncated:,} captions were cut to {plan.config.text.max_length} tokens")
 

@@ -65,7 +65,7 @@ class Plan:
     def schema(self, count: int, skipped: int) -> LatentSchema:
         config, side = self.config, self.config.resolution // self.vae.downsampling
         text: dict[str, Any] = {}
-        if config.text is not None:
+        if config.text.encoder:
             encoder = self.request["text"]["encoder"]
             text = {
                 "encoder": encoder,
@@ -160,7 +160,7 @@ def make_request(
         "vae": dataclasses.asdict(identity),
         **{name: getattr(config, name) for name in REQUEST_FIELDS},
     }
-    if config.text is not None:
+    if config.text.encoder:
         encoder = dataclasses.asdict(text_encoder_identity(config.text.encoder))
         fields = {name: getattr(config.text, name) for name in TEXT_FIELDS}
         request["text"] = {"encoder": encoder, **fields}
@@ -179,7 +179,7 @@ def tokens_per_image(plan: Plan) -> float:
     """Tokens that will be stored for an image, all kinds of captions together: the mean of some
     images, spread evenly."""
     text = plan.config.text
-    if text is None:
+    if not text.encoder:
         return 0.0
     texts: list[str] = []
     step = -(-plan.num_images // _SAMPLED)

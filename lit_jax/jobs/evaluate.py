@@ -34,7 +34,6 @@ from lit_jax.evaluation.results import score
 from lit_jax.jobs.evaluate_inputs import Samples, open_samples
 from lit_jax.jobs.evaluate_record import early_warnings, make_record, reference_warnings, table
 from lit_jax.jobs.evaluate_request import (
-    REQUEST,
     clean_up,
     read_json,
     request_of,
@@ -42,10 +41,10 @@ from lit_jax.jobs.evaluate_request import (
     stored,
     stored_work,
 )
-from lit_jax.jobs.sample import barrier, say_on_first_process
+from lit_jax.jobs.processes import Say, barrier, say_on_first_process
+from lit_jax.jobs.requests import REQUEST
 from lit_jax.training.metrics import duration
 
-Say = Callable[[str], None]
 Draw = Callable[[Path], Path]
 
 PLAN, RESULT, REFERENCE, SAMPLES = "plan.json", "result.json", "reference", "samples"

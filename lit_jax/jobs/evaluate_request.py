@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ from lit_jax.config.evaluate import EvaluateConfig
 from lit_jax.evaluation.network import Network
 from lit_jax.evaluation.reference import Reference
 from lit_jax.jobs.evaluate_record import EVALUATOR
-
-REQUEST = "request.json"
+from lit_jax.jobs.requests import REQUEST, differences
 
 
 def clean_up(work: Path) -> None:
@@ -64,17 +63,15 @@ def stored_work(work: Path) -> dict[str, Any] | None:
 
 
 def require_same(
-    path: Path, content: dict[str, Any], request: dict[str, Any], names: Iterable[str]
+    path: Path, content: dict[str, Any], request: dict[str, Any], names: Collection[str]
 ) -> None:
-    found = content["request"]
-    differing = [
-        f"{name}={found.get(name)} (asked for: {request.get(name)})"
-        for name in sorted(names)
-        if found.get(name) != request.get(name)
-    ]
-    if differing:
+    """Raises ValueError when these entries of the request in `content` differ from `request`."""
+    was, asked = (
+        {name: side.get(name) for name in names} for side in (content["request"], request)
+    )
+    if differing := differences(was, asked):
         raise ValueError(
-            f"{path} belongs to another request: {', '.join(differing)}; choose another --out, or"
+            f"{path} belongs to another request: {'; '.join(differing)}; choose another --out, or"
             " remove it"
         )
 

@@ -6,8 +6,9 @@ channels of the text encoder.
 
 from __future__ import annotations
 
+import functools
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lit_jax import sharding
+from lit_jax.config import AutoencoderConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.jobs.drawing import decoder
@@ -191,13 +193,18 @@ def decode_batches(
 
 def _whole(plan: Plan, params: Any, mesh: Mesh) -> Any:
     """Every device decodes its images one by one."""
-    program = jax.jit(decoder(plan.vae, mesh, 1), out_shardings=sharding.replicated(mesh))
+    program = _decoding(plan.vae, mesh)
 
     def decode(latents_BxhxwxC: np.ndarray, size: int) -> np.ndarray:
         index_B = np.minimum(np.arange(size), len(latents_BxhxwxC) - 1)
         return np.asarray(program(params, latents_BxhxwxC[index_B]))[: len(latents_BxhxwxC)]
 
     return decode
+
+
+@functools.lru_cache(maxsize=8)
+def _decoding(vae: AutoencoderConfig, mesh: Mesh) -> Callable[..., jax.Array]:
+    return jax.jit(decoder(vae, mesh, 1), out_shardings=sharding.replicated(mesh))
 
 
 def _tiled(plan: Plan, params: Any) -> Any:

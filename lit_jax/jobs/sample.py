@@ -16,7 +16,6 @@ from typing import Any
 import flax
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from lit_jax import files, sharding
@@ -28,31 +27,28 @@ from lit_jax.jobs.drawing import (
     Drawer,
     Progress,
     Protocol,
-    Say,
     fitting_batch,
     load_sharded,
     load_vae,
     make_sampler,
 )
 from lit_jax.jobs.labels import assign_labels
+from lit_jax.jobs.processes import Say, barrier, say_on_first_process
+from lit_jax.jobs.requests import REQUEST, require_same_request
 from lit_jax.jobs.sample_checks import (
+    INFORMATION,
+    REMEDY,
     Order,
     Plan,
     check_order,
-    check_same_request,
     check_space,
     request_of,
 )
-from lit_jax.jobs.sample_shards import RECORD, REQUEST, merge
+from lit_jax.jobs.sample_shards import RECORD, merge
 from lit_jax.version import VERSION
 from lit_jax.weights.fingerprint import params_sha256
 
 SHARD_SIZE = 512
-
-
-def say_on_first_process(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, flush=True)
 
 
 def sample(
@@ -103,7 +99,7 @@ def sample(
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
     params = load_sharded(model, mesh)[1]
     request = request_of(plan, params_sha256(params))
-    check_same_request(order.out, request)
+    require_same_request(order.out / REQUEST, request, REMEDY, INFORMATION)
     if (order.out / RECORD).exists():
         if jax.process_index() == 0:
             plan.shards.remove()
@@ -257,9 +253,3 @@ def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say:
     files.write_json(shards.out / RECORD, record)
     shards.remove()
     say(f"wrote {shards.out}")
-
-
-def barrier(name: str) -> None:
-    """Waits until every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

@@ -4,22 +4,26 @@ output folder belongs to."""
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lit_jax.config import AutoencoderConfig, DiTConfig, architecture, unknown_name
+from lit_jax.config import (
+    AutoencoderConfig,
+    DiTConfig,
+    PixArtConfig,
+    architecture,
+    unknown_name,
+)
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS
 from lit_jax.diffusion.samplers import SAMPLERS
 from lit_jax.jobs.drawing import PIXEL_CHANNELS, Protocol
 from lit_jax.jobs.labels import LABEL_POLICIES
-from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, RECORD, REQUEST, Shards
+from lit_jax.jobs.requests import REQUEST, plain, require_space
+from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, RECORD, Shards
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
 from lit_jax.weights.recorded import recorded_vae
@@ -28,6 +32,8 @@ DTYPES = ("float32", "bfloat16")
 
 # Entries of a request that are for people: the same weights may lie in another folder.
 INFORMATION = ("model", "vae.id")
+
+REMEDY = "choose another --out, or remove it to draw again"
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,11 @@ class Plan:
 
 def check_order(order: Order) -> Plan:
     """All that can be refused without touching a device."""
-    config = folder.read_dit_config(order.model)
+    config = folder.read_denoiser_config(order.model)
+    if isinstance(config, PixArtConfig):
+        raise ValueError(
+            f"{order.model} holds a PixArt, which draws from captions; use `generate` instead"
+        )
     check(config, order.protocol, order.labels, order.num_samples, order.batch_size)
     if order.shard_size < 1 or order.decode_batch_size < 1:
         raise ValueError(
@@ -201,8 +211,7 @@ def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
         "save_latents": order.save_latents,
         "shard_size": plan.shards.size,
     }
-    plain: dict[str, Any] = json.loads(json.dumps(request))
-    return plain
+    return plain(request)
 
 
 def check_kept(out: Path) -> None:
@@ -210,28 +219,6 @@ def check_kept(out: Path) -> None:
     names = (RECORD, *ARRAYS.values(), GRID, FOLDER)
     if not (out / REQUEST).exists() and any((out / name).exists() for name in names):
         raise ValueError(f"{out} already holds samples; choose another --out or remove it")
-
-
-def check_same_request(out: Path, request: Mapping[str, Any]) -> None:
-    """Refuses to go on with the output of another request, naming what differs."""
-    path = out / REQUEST
-    if not path.exists():
-        return
-    try:
-        stored = _flat(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --out") from error
-    asked = _flat(request)
-    differing = [
-        f"{name} is {_short(stored.get(name))}, asked for is {_short(asked.get(name))}"
-        for name in sorted(stored.keys() | asked.keys())
-        if stored.get(name) != asked.get(name) and name not in INFORMATION
-    ]
-    if differing:
-        raise ValueError(
-            f"{out} belongs to another request: {'; '.join(differing)}; choose another --out, or"
-            " remove it to draw again"
-        )
 
 
 def check_space(plan: Plan) -> None:
@@ -242,26 +229,5 @@ def check_space(plan: Plan) -> None:
     )
     missing = sum(stop - start for start, stop in map(shards.span, shards.pending()))
     needed = (missing + shards.count) * per_image
-    place = next(path for path in (shards.out, *shards.out.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
-    if needed > free:
-        raise ValueError(
-            f"{shards.out} needs {needed / 1e9:.3g} GB for {shards.count} images (in shards, and"
-            f" merged), {free / 1e9:.3g} GB are free; make room or choose another --out"
-        )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; the same "a" without entries is no entry."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            flat[prefix + name] = value
-    return flat
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    what = f"{shards.count} images (in shards, and merged)"
+    require_space(shards.out, needed, what, "make room or choose another --out")

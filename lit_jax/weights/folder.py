@@ -250,9 +250,9 @@ def load_model_dir(
 
 
 def held_dtype(dtype: Any, param_dtype: Any) -> Any:
-    """What a parameter of type `dtype` is held in when `param_dtype` is asked for."""
-    floating = jax.numpy.issubdtype(dtype, jax.numpy.floating)
-    return dtype_name(param_dtype) if floating else dtype
+    """What a parameter that is of type `dtype` in the network is held in when `param_dtype` is
+    asked for: integers and their scales stay what they are."""
+    return dtype_name(param_dtype) if dtype == np.float32 else dtype
 
 
 def load_model(model_dir: str | Path, dtype: Any = "float32", param_dtype: Any = "float32") -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from lit_jax.config import T5Config
 from lit_jax.config.t5 import TOKENIZER_FILE
-from lit_jax.models.int8 import quantise
+from lit_jax.models.int8 import dequantise, quantise
 from lit_jax.weights.fingerprint import FLOAT_SHA256, float_sha256
 from lit_jax.weights.folder import CONFIG, PARAMS, read_config, staged_model_dir, write_config
 from lit_jax.weights.leaves import stored_leaves
@@ -25,8 +25,8 @@ from lit_jax.weights.streaming import UnreadLeaf, write_unread
 Progress = Callable[[int], None]
 """Called with the numbers that were read since the last call."""
 
-# Last part of a path -> the axis that shares a scale: a kernel [in, out] has one per output, a
-# table [rows, width] one per row.
+# Last part of a path -> the axis along which groups of numbers share a scale: the inputs of a kernel
+# [in, out], the width of a table [rows, width].
 SHARED_AXIS = {"kernel": 0, "embedding": 1}
 SCALE = "scale"
 
@@ -69,7 +69,7 @@ class Matrix:
 @functools.partial(jax.jit, static_argnums=1)
 def _rounded(matrix: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     integers, scale = quantise(matrix, axis)
-    rest = integers.astype(np.float32) * jax.numpy.expand_dims(scale, axis) - matrix
+    rest = dequantise(integers, scale, axis) - matrix
     largest = jax.numpy.maximum(jax.numpy.sum(matrix**2), np.finfo(np.float32).tiny)
     return integers, scale, jax.numpy.sqrt(jax.numpy.sum(rest**2) / largest)
 

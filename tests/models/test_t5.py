@@ -87,9 +87,8 @@ def official_model(rng: np.random.Generator, seed: int) -> tuple[Any, T5Config]:
         # Large enough to be seen in the output.
         layer_norm_epsilon=float(rng.choice([1e-6, 1e-2])),
     )
-    names = {
-        name: getattr(config, name) for name in vars(config) if name not in ("family", "dtype")
-    }
+    ours = ("family", "weights", "dtype")
+    names = {name: getattr(config, name) for name in vars(config) if name not in ours}
     official = transformers.T5EncoderModel(
         transformers.T5Config(**names, feed_forward_proj="gated-gelu")
     ).eval()
@@ -247,6 +246,7 @@ def test_unknown_ids_inside_jit_are_seen() -> None:
     [
         ({"dtype": "float16"}, "dtype 'float16'.*bfloat16"),
         ({"num_layers": 0}, "num_layers is 0"),
+        ({"weights": "int4"}, "unknown kind of weights 'int4'.*float, int8"),
         ({"relative_attention_num_buckets": 2}, "num_buckets is 2; it must be at least 4"),
         ({"relative_attention_max_distance": 8}, "max_distance is 8; it must be larger than the 8"),
     ],
