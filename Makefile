@@ -6,6 +6,9 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 OUT ?= runs/demo
 ARGS ?=
+PROMPT ?= a red circle and a blue square
+IMAGE ?= runs/generate.png
+export PROMPT IMAGE
 
 # The whole suite runs in two processes, each file in one of them; each takes up to 5 GB of memory.
 WORKERS ?= --numprocesses 2 --dist loadfile
@@ -19,19 +22,32 @@ RUNTIME := $(VENV)/.runtime-$(shell { pwd; cat requirements.txt; } | cksum | cut
 TESTING := $(VENV)/.testing-$(shell { pwd; cat requirements.txt requirements-test.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo roadmap teacher test lint format bench install clean
+.PHONY: help demo demo-t2i generate roadmap teacher t2i-models teacher-t2i test lint format bench install clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(RUNTIME)  ## teacher -> three students -> samples -> scores, in $(OUT)
 	$(PY) demo/digits_demo.py --out "$(OUT)"
+
+demo-t2i: $(RUNTIME)  ## text to image: data -> three students -> images -> scores, in runs/demo-t2i
+	$(PY) demo/t2i_demo.py $(ARGS)
+
+generate: t2i-models  ## the shipped tiny LiT draws: make generate PROMPT="two red circles"
+	$(PY) -m lit_jax generate --model runs/t2i-models/lit --text_encoder runs/t2i-models/text_encoder \
+		--vae runs/t2i-models/vae --prompt "$$PROMPT" --out "$$IMAGE" --overwrite $(ARGS)
+
+t2i-models: $(RUNTIME)  ## only convert the shipped text-to-image models, into runs/t2i-models
+	$(PY) -m demo.t2i.models
 
 roadmap: $(RUNTIME)  ## the paper's Tables 1-4 in miniature, three seeds (an hour), in runs/roadmap
 	$(PY) demo/roadmap.py $(ARGS)
 
 teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export it
 	$(PY) demo/train_teacher.py
+
+teacher-t2i: $(RUNTIME)  ## train the teacher of demo-t2i again (most of an hour) and export it
+	$(PY) -m demo.t2i.train_teacher
 
 test: $(TESTING)  ## run the tests (one file or option: make test ARGS="tests/test_x.py -x")
 	$(PY) -m pytest -q $(if $(ARGS),$(ARGS),$(WORKERS))

@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.model.overrides.mixer = "softmax"
     config.model.overrides.num_heads = 4
     config.optimizer.schedule = "cosine"
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 1.5e-3
     config.optimizer.warmup_steps = 200
     config.ema.decay = 0.998
     config.log_every = 50

@@ -38,7 +38,7 @@ from lit_jax.weights import folder  # noqa: E402
 from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
 
 STUDENTS = ("distilled", "inherited", "scratch")
-IMAGES = 6_000
+IMAGES = 10_000
 PER_PROMPT = 4
 GUIDANCE = 4.5
 STEPS = "20"
@@ -48,6 +48,7 @@ BATCH = 48
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", default="runs/demo-t2i", help="folder of the results")
+    parser.add_argument("--models", default="runs/t2i-models", help="folder of the shipped models")
     parser.add_argument("--seed", type=int, default=0, help="seed of training and sampling")
     parser.add_argument("--steps", type=int, help="training steps per student (default: config)")
     parser.add_argument("--images", type=int, default=IMAGES, help="training images")
@@ -57,16 +58,16 @@ def main() -> None:
     args = parser.parse_args()
     logging.set_verbosity(logging.ERROR)
     try:
-        run(Path(args.out), args.seed, args.steps, args.images, args.per_tag)
+        run(Path(args.out), Path(args.models), args.seed, args.steps, args.images, args.per_tag)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 
-def run(out: Path, seed: int, steps: int | None, count: int, per_tag: int) -> None:
+def run(out: Path, model_dir: Path, seed: int, steps: int | None, count: int, per_tag: int) -> None:
     """The six steps of the demo; what an earlier call has finished is not done again."""
     began = time.perf_counter()
     render(out, count)
-    shipped = prepare_models(out)
+    shipped = prepare_models(model_dir)
     encode_data(out, shipped)
     denoisers = {"teacher": shipped["teacher"]}
     for recipe in STUDENTS:
@@ -97,11 +98,11 @@ def render(out: Path, count: int) -> None:
     print(f"{count} images with two captions each in {target}")
 
 
-def prepare_models(out: Path) -> dict[str, Path]:
+def prepare_models(model_dir: Path) -> dict[str, Path]:
     """Step 2: the shipped VAE, text encoder and softmax teacher, as model folders."""
-    heading(f"2/6 models: python -m demo.t2i.models {out / 'models'}")
     names = ("vae", "text_encoder", "teacher")
-    return {name: models.prepare(name, out / "models") for name in names}
+    heading(f"2/6 models: python -m demo.t2i.models {model_dir} --only {' '.join(names)}")
+    return {name: models.prepare(name, model_dir) for name in names}
 
 
 def encode_data(out: Path, shipped: dict[str, Path]) -> None:

@@ -35,6 +35,8 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)(bias|scale|scale_shift_table)$", ()),
     (r"(^|/)(dwc|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
     (r"(^|/)(attn/position|relative_bias/embedding|y_embedder/null_caption)$", ()),
+    # Second moments of CAME: rows and columns of matrices, and vectors.
+    (r"(^|/)second/[^/]+(/(residual_)?(row|column))?$", ()),
     # The autoencoder and Inception: small, and run on a part of the batch per device.
     (r"(^|/)((encoder|decoder)/.*|quant_conv|post_quant_conv)/kernel$", ()),
     (r"(^|/)(((Conv2d|Mixed)_.*/conv|fc)/kernel|bn/(mean|var))$", ()),

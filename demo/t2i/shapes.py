@@ -197,7 +197,7 @@ def write_folder(folder: Path, count: int, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where the images and captions go")
-    parser.add_argument("--count", type=int, default=6000, help="number of images")
+    parser.add_argument("--count", type=int, default=10_000, help="number of images")
     parser.add_argument("--seed", type=int, default=0, help="another data set")
     args = parser.parse_args()
     if args.count < 1:

@@ -90,7 +90,7 @@ class InheritConfig:
 class OptimizerConfig:
     """The optimiser and its learning-rate schedule.
 
-    `name` is a row of `training.optimizer.OPTIMIZERS`; `b1`, `b2` and `eps` are those of AdamW.
+    `name` is a row of `training.optimizer.OPTIMIZERS`; `eps` is that of AdamW.
     `schedule` is a row of `training.optimizer.SCHEDULES`; `clip_norm=0` switches clipping off.
     """
 

@@ -72,45 +72,29 @@ def check_files(folder: Path, schema: LatentSchema) -> tfds.core.SplitInfo:
 
 
 @dataclass(frozen=True)
-class Subset:
-    """Some of the records of a data set."""
-
-    records: Sequence[bytes]
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> bytes:
-        return self.records[int(self.rows[index])]
-
-
-@dataclass(frozen=True)
 class Draws:
-    """What is drawn for every example: the seeds, each None where nothing is drawn. `shuffle` is
-    that of the order; with `mirror`, the image and its mirror image have probability 1/2 each; with
-    `caption`, one caption is taken by the `weights` of their kinds, and without it there is none.
+    """What is drawn for every example: the seeds, None where nothing is drawn. With `mirror`, the
+    image and its mirror image have probability 1/2 each; with `caption`, one caption is taken by
+    the `weights` of their kinds, and without it there is none.
     """
 
-    shuffle: int
     mirror: int | None
     caption: int | None
-    weights: tuple[float, ...] = ()
+    weights: tuple[float, ...]
 
 
 def examples(
-    records: Sequence[bytes] | Subset, schema: LatentSchema, bucket: int, draws: Draws
+    records: grain.MapDataset[bytes], schema: LatentSchema, shape: tuple[int, ...], draws: Draws
 ) -> grain.MapDataset[Example]:
-    """The endless, shuffled stream of {"moments": [h, w, 2 L], "label": int32 (with classes),
-    "tokens": [max_length, width] and "mask": int8 [max_length] (with text)} of a bucket.
+    """A stream of serialized examples as {"moments": [h, w, 2 L], "label": int32 (with classes),
+    "tokens": [max_length, width] and "mask": int8 [max_length] (with text)}.
 
-    All that is drawn is decided by the seeds and the position in the stream.
+    `shape` is that of the stored moments. All that is drawn is decided by the seeds and the
+    position in the stream.
     """
-    shape = schema.moments_shapes[bucket]
-    dataset = grain.MapDataset.source(records).shuffle(seed=draws.shuffle).repeat()
     captions = draws.caption is not None
     decode = functools.partial(decode_record, schema=schema, shape=shape, captions=captions)
-    dataset = dataset.map(decode)
+    dataset = records.map(decode)
     if captions:
         choose = functools.partial(one_caption, schema=schema, weights=draws.weights)
         dataset = dataset.random_map(choose, seed=draws.caption)
@@ -127,7 +111,12 @@ def decode_record(
     in the dtypes they are stored in. They share memory with `record`. `shape` is that of the
     moments."""
     features = tf_example_pb2.Example.FromString(record).features.feature
-    name = "moments/value" if schema.buckets else "moments"
+    name = "moments"
+    if schema.buckets:
+        stored_shape = tuple(features["moments/shape"].int64_list.value)
+        if stored_shape != shape:
+            raise ValueError(f"moments of shape {stored_shape} where {shape} should be")
+        name = "moments/value"
     moments = np.frombuffer(features[name].bytes_list.value[0], schema.dtype)
     example: dict[str, Any] = {"moments": moments.reshape(shape)}
     if schema.classes:

@@ -31,7 +31,7 @@ import tensorflow_datasets as tfds
 
 from lit_jax.config import unknown_name
 from lit_jax.data import digits, latents, transforms
-from lit_jax.data.mixture import Mixture
+from lit_jax.data.mixture import Mixture, Reshuffled
 from lit_jax.data.schema import (
     SCHEMA,
     LatentSchema,
@@ -294,13 +294,14 @@ def _latents(
     for bucket in np.unique(buckets_N).tolist():
         shuffle, mirror, caption, _ = _seeds(seed, bucket) if schema.buckets else _seeds(seed)
         rows = np.flatnonzero(buckets_N == bucket)
-        mine = latents.Subset(records, rows)
         shape = schema.moments_shapes[bucket]
-        latents.check_record(mine[0], schema, shape, folder)
-        draws = latents.Draws(
-            shuffle, mirror if flip else None, caption if text else None, weights or ()
-        )
-        dataset = latents.examples(mine, schema, bucket, draws)
+        latents.check_record(records[int(rows[0])], schema, shape, folder)
+        if schema.buckets:
+            order = grain.MapDataset.source(Reshuffled(records, rows, shuffle))
+        else:
+            order = grain.MapDataset.source(records).shuffle(seed=shuffle).repeat()
+        draws = latents.Draws(mirror if flip else None, caption if text else None, weights or ())
+        dataset = latents.examples(order, schema, shape, draws)
         moments = {"moments": (shape[1:], np.dtype(schema.dtype))}
         parts.append(_Part(dataset, moments | arrays, len(rows)))
     identity = {"data schema sha256": schema.identity_sha256()}

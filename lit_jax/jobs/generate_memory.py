@@ -51,7 +51,9 @@ def parts(plan: Plan, batch: int) -> tuple[Part, ...]:
     return (
         _part(plan.text, text_dtype, text_activations(plan.text, plan.max_length)),
         _part(plan.model, plan.dtype, denoiser_activations(plan.model, plan.latent_size, denoised)),
-        _part(plan.vae, "float32", decoder_activations(plan.vae, plan.latent_size, plan.config)),
+        _part(
+            plan.vae, "float32", decoder_activations(plan.vae, plan.latent_size, plan.config.tile)
+        ),
     )
 
 
@@ -83,22 +85,24 @@ def text_activations(config: T5Config, length: int) -> int:
 def denoiser_activations(config: PixArtConfig, latent: tuple[int, int], batch: int) -> int:
     """Of one block on `batch` images: the residual stream with what the attention reads and makes,
     the hidden layer of the MLP, and the N x N logits and weights of softmax attention, which
-    accelerators do not hold."""
+    accelerators do not hold. In bfloat16 the CPU backend also keeps all kernels as float32."""
+    on_cpu = jax.default_backend() == "cpu"
     tokens = latent[0] * latent[1] // config.patch_size**2
     width = 8 * config.hidden_size + 2 * config.mlp_width
     numbers = tokens * width
-    if config.mixer == "softmax" and jax.default_backend() == "cpu":
+    if config.mixer == "softmax" and on_cpu:
         numbers += 2 * config.num_heads * tokens * tokens
-    return 4 * batch * numbers
+    copy = zoo.count_params(zoo.abstract_params(config)) if config.dtype != "float32" else 0
+    return 4 * (batch * numbers + on_cpu * copy)
 
 
-def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], job: Any) -> int:
+def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], tiled: bool) -> int:
     """Of one image: 3.5 arrays of the second widest level at full resolution (what XLA plans for
     the released network), or those of a tile and the middle block."""
     widths = config.block_out_channels
     per_pixel = 3.5 * 4 * widths[min(1, len(widths) - 1)]
     pixels = latent[0] * latent[1] * config.downsampling**2
-    if not job.tile:
+    if not tiled:
         return int(per_pixel * pixels)
     tile = min(latent[0], TILE) * min(latent[1], TILE) * config.downsampling**2
     middle = 13 * 4 * widths[-1] * latent[0] * latent[1]
@@ -137,10 +141,10 @@ def tell(plan: Plan, batch: int, say: Say) -> None:
 
 def _remedy(plan: Plan, part: Part) -> str:
     if part.name == plan.text.family:
-        return "convert the text encoder with --quantize int8, or close other programs"
+        return "convert the text encoder with tools/quantize_t5.py, or close other programs"
     if part.name == plan.vae.family and not plan.config.tile:
         return "decode with --tile, or choose a smaller --size"
-    return "choose a smaller --batch_size or --size, or --dtype bfloat16"
+    return "choose a smaller --batch_size or --size, or close other programs"
 
 
 def free_memory() -> tuple[int | None, str]:

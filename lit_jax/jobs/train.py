@@ -82,7 +82,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     config = run.config
     abstract = zoo.abstract_params(run.student)
     frozen = frozen_mask(abstract, (*config.inherit.freeze, *zoo.buffer_paths(run.student)))
-    optimizer = make_optimizer(config.optimizer, config.total_steps, frozen)
+    optimizer = make_optimizer(config.optimizer, config.total_steps, frozen, run.student)
     task = Task(
         student=zoo.apply_fn(run.student),
         teacher=None if run.teacher is None else zoo.apply_fn(run.teacher),

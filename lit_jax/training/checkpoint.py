@@ -115,8 +115,8 @@ def _position(manager: ocp.CheckpointManager, step: int) -> int:
 def circumstances(config: TrainConfig, data: Data) -> dict[str, Any]:
     """What must not change in the middle of a run.
 
-    Noise and data order depend on the seed; the position in the data counts batches; clipping and
-    freezing are part of the structure of the optimiser's state. The number of hosts, devices and
+    Noise and data order depend on the seed; the position in the data counts batches; the optimiser,
+    clipping and freezing are part of the structure of the optimiser's state. The number of hosts, devices and
     worker processes may change.
     """
     return {
@@ -125,6 +125,7 @@ def circumstances(config: TrainConfig, data: Data) -> dict[str, Any]:
         "data.name": config.data.name,
         "data.split": config.data.split,
         "data.flip": config.data.flip,
+        "optimizer.name": config.optimizer.name,
         "optimizer.clip_norm > 0": config.optimizer.clip_norm > 0,
         "inherit.freeze": list(config.inherit.freeze),
         **data.identity,

@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedules, frozen parameters and the moving average of parameters."""
+"""Optimisers, learning-rate schedules, frozen parameters and the moving average of parameters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lit_jax.config import EmaConfig, OptimizerConfig, unknown_name
+from lit_jax.config import EmaConfig, NetworkConfig, OptimizerConfig, unknown_name
 from lit_jax.sharding import path_string
+from lit_jax.training.came import came, torch_tensors
 
 Schedule = Callable[[int | jax.Array], jax.Array | float]
 
@@ -50,16 +51,36 @@ def learning_rate(config: OptimizerConfig, total_steps: int) -> Schedule:
     return optax.schedules.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def _adamw(config: OptimizerConfig, rate: Schedule) -> optax.GradientTransformation:
+def _adamw(
+    config: OptimizerConfig, rate: Schedule, network: NetworkConfig
+) -> optax.GradientTransformation:
     return optax.adamw(
         rate, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
     )
 
 
-OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
+def _came(
+    config: OptimizerConfig, rate: Schedule, network: NetworkConfig
+) -> optax.GradientTransformation:
+    if config.eps != OptimizerConfig.eps:
+        raise ValueError(
+            f"optimizer.eps is {config.eps}, but CAME has two of its own, of another meaning; leave"
+            f" it at {OptimizerConfig.eps}"
+        )
+    return came(
+        rate,
+        torch_tensors(network),
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adamw": _adamw,
+    "came": _came,
 }
-"""Name -> optimiser with decoupled weight decay."""
+"""Name -> optimiser with decoupled weight decay, from (settings, learning rate, network)."""
 
 
 def frozen_mask(params: Any, patterns: tuple[str, ...]) -> Any:
@@ -77,7 +98,7 @@ def frozen_mask(params: Any, patterns: tuple[str, ...]) -> Any:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int, frozen: Any
+    config: OptimizerConfig, total_steps: int, frozen: Any, network: NetworkConfig
 ) -> optax.GradientTransformation:
     """The optimiser named in the config, preceded by global-norm clipping when `clip_norm` > 0.
 
@@ -87,7 +108,7 @@ def make_optimizer(
     if config.name not in OPTIMIZERS:
         raise unknown_name("optimizer.name", config.name, OPTIMIZERS)
     parts = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    parts.append(OPTIMIZERS[config.name](config, learning_rate(config, total_steps)))
+    parts.append(OPTIMIZERS[config.name](config, learning_rate(config, total_steps), network))
     trained = optax.chain(*parts)
     if not any(jax.tree.leaves(frozen)):
         return trained

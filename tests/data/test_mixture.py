@@ -42,9 +42,7 @@ def test_occurrences_are_counted_across_blocks_and_from_anywhere() -> None:
 
 
 def test_seed_decides() -> None:
-    first, again, other = (
-        [Schedule(COUNTS, seed).at(k) for k in range(50)] for seed in (3, 3, 4)
-    )
+    first, again, other = ([Schedule(COUNTS, seed).at(k) for k in range(50)] for seed in (3, 3, 4))
     assert first == again != other
 
 

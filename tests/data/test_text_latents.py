@@ -205,13 +205,13 @@ def test_batches_hold_one_size(mixed: Path) -> None:
 
 def test_every_image_is_seen_at_the_same_rate(mixed: Path) -> None:
     """Also when buckets are smaller than a batch: 23 images in buckets of 8, 8 and 7, batches of
-    16, 900 of them."""
-    seen = Counter(image for batch in take(stream(mixed, 16), 900) for image in images_of(batch))
+    16, 300 of them."""
+    seen = Counter(image for batch in take(stream(mixed, 16), 300) for image in images_of(batch))
     assert len(seen) == COUNT
-    rate = 16 * 900 / COUNT
+    rate = 16 * 300 / COUNT
     # Rows of one batch come together, so that batches vary, not rows: per bucket, 5 sigma of
-    # 900 draws with probability 1/3.
-    assert all(abs(count - rate) < 5 * np.sqrt(900 * 2 / 9) * 16 / 7 for count in seen.values())
+    # 300 draws with probability 1/3.
+    assert all(abs(count - rate) < 5 * np.sqrt(300 * 2 / 9) * 16 / 7 for count in seen.values())
     # Within a bucket, images come equally often but for the last, unfinished epoch.
     for bucket in range(3):
         counts = [seen[image] for image in range(COUNT) if image % 3 == bucket]
@@ -253,9 +253,8 @@ def test_damaged_buckets(tmp_path: Path, vae: Path) -> None:
         with pytest.raises(ValueError, match="does not say which of 3 buckets each of 23 examples"):
             stream(tmp_path)
     write_array(folder / BUCKETS, np.zeros_like(numbers))
-    with pytest.raises(ValueError, match="cannot reshape|do not hold"):
-        for batch in take(stream(tmp_path, 20), 2):
-            assert batch["moments"].shape[1:3] == (4, 4)
+    with pytest.raises(ValueError, match=r"shape \(1, \d, \d, 8\) where \(1, 4, 4, 8\) should be"):
+        next(stream(tmp_path, 20))
     (folder / BUCKETS).unlink()
     with pytest.raises(ValueError, match="buckets.npy cannot be read"):
         stream(tmp_path)
