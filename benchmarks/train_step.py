@@ -20,6 +20,7 @@ from lit_jax.config import DistillConfig, EmaConfig, OptimizerConfig
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.models import zoo
 from lit_jax.objectives import hybrid_objective
+from lit_jax.training.examples import labels
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step
@@ -37,7 +38,7 @@ def step_of(family: str, side: int, batch_size: int, distilled: bool) -> Callabl
     teacher = zoo.model_config("DiT", num_heads=HEADS["DiT"], **shape) if distilled else None
     process = create_process()
     params = zoo.init_params(config, jax.random.key(0))
-    optimizer = make_optimizer(OptimizerConfig(), 1000, frozen_mask(params, ()))
+    optimizer = make_optimizer(OptimizerConfig(), 1000, frozen_mask(params, ()), config)
     task = Task(
         student=zoo.apply_fn(config),
         teacher=None if teacher is None else zoo.apply_fn(teacher),
@@ -46,9 +47,8 @@ def step_of(family: str, side: int, batch_size: int, distilled: bool) -> Callabl
         optimizer=optimizer,
         ema=EmaConfig(),
         accumulation=1,
-        null_label=config.null_label,
-        label_dropout=0.1,
         seed=0,
+        condition_of=labels(config.null_label, 0.1),
     )
     state = create_state(params, optimizer)
     teacher_params = {} if teacher is None else zoo.init_params(teacher, jax.random.key(1))

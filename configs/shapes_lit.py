@@ -38,11 +38,11 @@ def get_config(argument: str = "distilled") -> ConfigDict:
     config.optimizer.warmup_steps = 20
     config.ema.decay = 0.99
     config.ema.warmup = True
+    config.distill.noise_weight, config.distill.variance_weight = 1.0, 0.05
     config.log_every = 5
     config.checkpoint_every = 400
     if recipe != "scratch":
         config.inherit.source = TEACHER
     if recipe == "distilled":
         config.distill.teacher = TEACHER
-        config.distill.noise_weight = 1.0
     return config

@@ -25,7 +25,7 @@ from absl import logging  # noqa: E402
 
 from demo.t2i import detector, models, prompts, report, shapes  # noqa: E402
 from lit_jax import files  # noqa: E402
-from lit_jax.config import EncodeConfig, TrainConfig, from_mapping  # noqa: E402
+from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping  # noqa: E402
 from lit_jax.config.generate import GenerateConfig  # noqa: E402
 from lit_jax.evaluation import curves  # noqa: E402
 from lit_jax.jobs.encode import encode  # noqa: E402
@@ -88,13 +88,7 @@ def render(out: Path, count: int) -> None:
     """Step 1: images with two captions each."""
     target = out / "images"
     heading(f"1/6 images: python -m demo.t2i.shapes {target} --count {count}")
-    if count < 1:
-        raise ValueError(f"--images is {count}; it must be at least 1")
-    present = len(list(target.glob("*.png")))
-    if present > count:
-        raise ValueError(f"{target} holds {present} images, not {count}; choose another --out")
-    if present < count:
-        shapes.write_folder(target, count, seed=0)
+    shapes.write_folder(target, count, seed=0)
     print(f"{count} images with two captions each in {target}")
 
 
@@ -189,6 +183,7 @@ def score(
     rows = []
     for name, model in denoisers.items():
         config = folder.read_config(model)
+        assert isinstance(config, PixArtConfig)
         steps, seconds = training_effort(model)
         rows.append(
             report.Row(

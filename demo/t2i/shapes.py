@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lit_jax.weights.staging import staged_folder
+
 SIDE = 32
 PLACES = ((8, 8), (24, 8), (8, 24), (24, 24), (16, 16))
 """Middles (x, y) of the four cells, row by row, and of the image."""
@@ -102,8 +104,8 @@ def example(seed: int, index: int) -> Example:
         return _two(rng)
     shape, colour = _pick(rng, SHAPES), _pick(rng, COLOURS)
     count = 1 if kind == "one" else int(rng.integers(2, 5))
-    cells = [MIDDLE] if count == 1 else rng.choice(4, size=count, replace=False)
-    things = tuple(_thing(rng, shape, colour, int(cell)) for cell in cells)
+    places = [MIDDLE] if count == 1 else rng.choice(4, size=count, replace=False).tolist()
+    things = tuple(_thing(rng, shape, colour, place) for place in places)
     if count == 1:
         long, brief = (f"{_article(rng)} {colour} {shape}", f"{_article(rng)} {shape}")
         short = brief if rng.random() < 0.5 else long
@@ -184,14 +186,24 @@ def _short(rng: np.random.Generator, text: str) -> str:
 
 
 def write_folder(folder: Path, count: int, seed: int) -> None:
-    """Writes NAME.png, NAME.long.txt and NAME.short.txt of images 0 ... count - 1."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        item = example(seed, index)
-        stem = folder / f"{index:06d}"
-        stem.with_suffix(".long.txt").write_text(item.long + "\n")
-        stem.with_suffix(".short.txt").write_text(item.short + "\n")
-        Image.fromarray(render(item.things)).save(stem.with_suffix(".png"))
+    """Writes NAME.png, NAME.long.txt and NAME.short.txt of images 0 ... count - 1; the folder
+    appears when it is complete, and one with so many images is left alone.
+
+    Raises ValueError for a count below 1, or a folder that holds anything else.
+    """
+    if count < 1:
+        raise ValueError(f"{count} images; give at least 1")
+    if folder.exists():
+        if (present := len(list(folder.glob("*.png")))) != count:
+            raise ValueError(f"{folder} holds {present} images, not {count}; choose another folder")
+        return
+    with staged_folder(folder, overwrite=False) as staged:
+        for index in range(count):
+            item = example(seed, index)
+            stem = staged / f"{index:06d}"
+            stem.with_suffix(".long.txt").write_text(item.long + "\n")
+            stem.with_suffix(".short.txt").write_text(item.short + "\n")
+            Image.fromarray(render(item.things)).save(stem.with_suffix(".png"))
 
 
 def main() -> None:
@@ -200,9 +212,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10_000, help="number of images")
     parser.add_argument("--seed", type=int, default=0, help="another data set")
     args = parser.parse_args()
-    if args.count < 1:
-        sys.exit(f"error: --count is {args.count}; it must be at least 1")
-    write_folder(args.folder, args.count, args.seed)
+    try:
+        write_folder(args.folder, args.count, args.seed)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     print(f"{args.count} images with two captions each in {args.folder}")
 
 

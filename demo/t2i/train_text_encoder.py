@@ -218,7 +218,7 @@ def main() -> None:
         tokenizer = Tokenizer(pieces, VOCABULARY)
         model = train(tables(captions, tokenizer), args.steps)
         heldout = tables(captions_of(4000, 500), tokenizer)
-        right = loss_and_accuracy(model, heldout)[1]
+        right = loss_and_accuracy(model, jax.tree.map(jnp.asarray, heldout))[1]
         print("right answers:", {kind: round(float(share), 4) for kind, share in right.items()})
         encoder = model.encoder
         encoder.final_norm.scale[...] = GAIN * encoder.final_norm.scale[...]

@@ -84,7 +84,7 @@ def train(steps: int, batch: int, images_NxHxWxC: np.ndarray) -> AutoencoderKL:
 
 def measure(model: AutoencoderKL, images_NxHxWxC: np.ndarray) -> tuple[float, float, float]:
     """(standard deviation of the sampled latents, that of their noise, RMS error of images)."""
-    moments = model.encode(images_NxHxWxC)
+    moments = model.encode(jnp.asarray(images_NxHxWxC))
     latents = sample_latents(moments, jax.random.key(1), 1.0)
     noise = jnp.sqrt(jnp.mean(jnp.exp(moments[..., moments.shape[-1] // 2 :])))
     error = model.decode(latents) - images_NxHxWxC

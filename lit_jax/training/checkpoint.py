@@ -116,7 +116,7 @@ def circumstances(config: TrainConfig, data: Data) -> dict[str, Any]:
     """What must not change in the middle of a run.
 
     Noise and data order depend on the seed; the position in the data counts batches; the optimiser,
-    clipping and freezing are part of the structure of the optimiser's state. The number of hosts, devices and
+    clipping and freezing are part of the structure of the state. The number of hosts, devices and
     worker processes may change.
     """
     return {

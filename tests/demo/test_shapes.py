@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo.t2i import detector, prompts, shapes
+from configs import shapes_encode, shapes_lit, shapes_teacher
+from demo.t2i import detector, models, prompts, shapes
 from demo.t2i.shapes import Thing
+from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping
+from lit_jax.models import zoo
 
 EXAMPLES = [shapes.example(5, index) for index in range(150)]
 
@@ -173,3 +176,47 @@ def test_a_folder_of_images_with_captions(tmp_path: Path) -> None:
     assert stem.with_suffix(".short.txt").read_text() == EXAMPLES[2].short + "\n"
     with Image.open(stem.with_suffix(".png")) as image:
         assert np.array_equal(np.asarray(image), shapes.render(EXAMPLES[2].things))
+    shapes.write_folder(tmp_path / "images", 3, seed=5)  # what is there stays
+    with pytest.raises(ValueError, match="holds 3 images, not 4; choose another folder"):
+        shapes.write_folder(tmp_path / "images", 4, seed=5)
+    with pytest.raises(ValueError, match="at least 1"):
+        shapes.write_folder(tmp_path / "none", 0, seed=5)
+
+
+def built(config: TrainConfig) -> PixArtConfig:
+    network: PixArtConfig = zoo.model_config(config.model.name, **config.model.overrides)
+    return network
+
+
+def test_students_differ_in_the_recipe_only() -> None:
+    """Otherwise their comparison would say nothing; and they fit the teacher and the data."""
+    rows = []
+    for recipe in ("distilled", "inherited", "scratch"):
+        content = shapes_lit.get_config(recipe).to_dict()
+        config = from_mapping(TrainConfig, content)
+        assert bool(config.inherit.source) == (recipe != "scratch")
+        assert bool(config.distill.teacher) == (recipe == "distilled")
+        content["inherit"].pop("source"), content["distill"].pop("teacher")
+        rows.append(content)
+    assert rows[0] == rows[1] == rows[2]
+    student, teacher = (
+        built(config),
+        from_mapping(TrainConfig, shapes_teacher.get_config().to_dict()),
+    )
+    assert (student.mixer, student.num_heads, student.kernel_size) == ("linear", 2, 5)
+    assert (config.distill.noise_weight, config.distill.variance_weight) == (1.0, 0.05)
+    assert student.cross_heads == built(teacher).cross_heads == 4
+    assert config.data == teacher.data and config.data.caption_weights == (0.6, 0.4)
+
+
+def test_data_fit_the_models() -> None:
+    config = from_mapping(EncodeConfig, shapes_encode.get_config().to_dict())
+    network = built(from_mapping(TrainConfig, shapes_teacher.get_config().to_dict()))
+    vae = json.loads((models.SHIPPED["vae"].parent / "config.json").read_text())
+    text = json.loads((models.SHIPPED["text_encoder"].parent / "config.json").read_text())
+    downsampling = 2 ** (len(vae["block_out_channels"]) - 1)
+    assert config.resolution == shapes.SIDE == downsampling * network.image_size[0]
+    assert network.in_channels == vae["latent_channels"]
+    assert network.caption_channels == text["d_model"]
+    assert config.text is not None and config.text.max_length == network.model_max_length
+    assert config.source.caption_kinds == ("long", "short")

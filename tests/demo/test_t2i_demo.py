@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,7 +89,7 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> AutoencoderKL:
 def test_shapes_survive_the_shipped_vae(vae: AutoencoderKL) -> None:
     examples = [shapes.example(9, index) for index in range(40)]
     drawn = np.stack([shapes.render(example.things) for example in examples])
-    decoded = np.asarray(vae(drawn.astype(np.float32) / 127.5 - 1))
+    decoded = np.asarray(vae(jnp.asarray(drawn, jnp.float32) / 127.5 - 1))
     images = np.clip(np.round((decoded + 1) * 127.5), 0, 255).astype(np.uint8)
     for example, image in zip(examples, images, strict=True):
         found = sorted((thing.shape, thing.colour) for thing in detector.detect(image))

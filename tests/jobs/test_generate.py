@@ -22,6 +22,7 @@ from lit_jax.config import PixArtConfig
 from lit_jax.diffusion.samplers import SAMPLERS
 from lit_jax.jobs import generate_memory, generate_phases
 from lit_jax.jobs.generate import generate
+from lit_jax.jobs.generate_checks import check
 from lit_jax.jobs.text_drawing import make_text_sampler
 from lit_jax.jobs.text_features import load_text_encoder
 from lit_jax.models.autoencoder import AutoencoderKL
@@ -141,11 +142,12 @@ def test_sizes(draw: Draw) -> None:
     assert draw(size=(16, 48)).shape == (16, 48, 3)
 
 
-def test_aspect_ratio(folders: Folders, tmp_path: Path, draw: Draw) -> None:
-    """16:9 of PixArt's table is 768 x 1344 at 1024."""
-    wide = generate_cases.save_pixart(tmp_path / "wide", input_size=64)
-    models = dataclasses.replace(folders, model=wide)
-    assert draw(models, aspect_ratio="1:2", steps="2").shape == (176, 88, 3)
+def test_aspect_ratio(folders: Folders, tmp_path: Path) -> None:
+    """1:2 of PixArt's table is 1408 x 704 at 1024."""
+    large = generate_cases.save_pixart(tmp_path / "large", input_size=128)
+    models = dataclasses.replace(folders, model=large)
+    for asked, size in (({}, (256, 256)), ({"aspect_ratio": "1:2"}, (352, 176))):
+        assert check(config_for(models, tmp_path / "i.png", **asked)).size == size
 
 
 def test_tiles(draw: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,8 +279,8 @@ def test_memory_is_told_and_refused(
     monkeypatch.setattr(generate_memory, "free_memory", lambda: (150_000, "memory"))
     said = said_by(config)
     assert any(line.startswith("warning: this may not fit into the memory") for line in said)
-    monkeypatch.setattr(generate_memory, "free_memory", lambda: (100_000, "memory"))
-    with pytest.raises(ValueError, match="the PixArt needs 130 kB .* 100 kB of memory are free"):
+    monkeypatch.setattr(generate_memory, "free_memory", lambda: (90_000, "memory"))
+    with pytest.raises(ValueError, match="the PixArt needs 0.13 MB .* 90 kB of memory are free"):
         generate(dataclasses.replace(config, out=str(tmp_path / "j.png")), lambda _: None)
     assert not (tmp_path / "j.png").exists()
 

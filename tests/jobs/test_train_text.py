@@ -1,4 +1,4 @@
-"""The training job on captions: a text-to-image LiT from a PixArt, on latents with text features."""
+"""The training job on captions: a text-to-image LiT from a PixArt, on latents with features."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lit_jax.config import (
     DistillConfig,
     InheritConfig,
     ModelSpec,
+    OptimizerConfig,
     SampleConfig,
     TrainConfig,
 )
@@ -65,7 +66,9 @@ def pixart(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run_config(data: DataConfig, model: dict[str, Any] | None = None, **changes: Any) -> TrainConfig:
+def run_config(
+    data: DataConfig, model: dict[str, Any] | None = None, **changes: Any
+) -> TrainConfig:
     """A short run of the tiny text-to-image LiT that logs every step."""
     config = TrainConfig(
         total_steps=3,
@@ -99,9 +102,7 @@ def test_walk(captioned: DataConfig, pixart: Path, tmp_path: Path) -> None:
 
     _, params = folder.load_model_dir(workdir)
     # The encoding of the empty prompt of the data, not the source's, and never trained.
-    np.testing.assert_array_equal(
-        params["y_embedder"]["null_caption"], latent_cases.null_caption()
-    )
+    np.testing.assert_array_equal(params["y_embedder"]["null_caption"], latent_cases.null_caption())
     _, source = folder.load_model_dir(pixart)
     cross = params["blocks"]["cross_attn"]["q"]["kernel"]
     assert np.any(cross != source["blocks"]["cross_attn"]["q"]["kernel"])
@@ -132,15 +133,18 @@ def test_batches_of_several_sizes_and_resume(
     data = dataclasses.replace(captioned, name="buckets")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     said: list[str] = []
-    job.train(distilled(data, pixart, total_steps=8), whole, said.append)
+    came = OptimizerConfig(name="came", learning_rate=1e-3)
+    job.train(distilled(data, pixart, total_steps=8, optimizer=came), whole, said.append)
     compiled = [text for text in said if "compiled the step" in text]
     assert len(compiled) == 2
     assert any("[4, 4, 4, 8]" in text for text in compiled)
     assert any("[4, 6, 2, 8]" in text for text in compiled)
     for steps in (3, 8):
-        job.train(distilled(data, pixart, total_steps=steps), parts, lambda text: None)
-    # Step 3 was the end of the first part, and is logged there like any other.
+        config = distilled(data, pixart, total_steps=steps, optimizer=came)
+        job.train(config, parts, lambda text: None)
     assert reproducible(whole) == reproducible(parts)
+    with pytest.raises(ValueError, match="was trained with optimizer.name 'came', now 'adamw'"):
+        job.train(distilled(data, pixart, total_steps=9), parts, lambda text: None)
 
 
 def test_learns_from_captions(captioned: DataConfig, tmp_path: Path) -> None:
@@ -196,7 +200,9 @@ def test_captions_need_a_model_that_hears_them(captioned: DataConfig, tmp_path: 
     size = tiny_runs.SIZE | latent_cases.MODEL | {"num_classes": 0}
     config = run_config(captioned)
     config = dataclasses.replace(config, model=ModelSpec(name="LiT", overrides=size))
-    with pytest.raises(ValueError, match=r"caption_weights is \(0.6, 0.4\), but LiT is conditioned"):
+    with pytest.raises(
+        ValueError, match=r"caption_weights is \(0.6, 0.4\), but LiT is conditioned"
+    ):
         job.train(config, tmp_path / "run", lambda text: None)
     plain = dataclasses.replace(config, data=dataclasses.replace(captioned, caption_weights=()))
     job.train(plain, tmp_path / "run", lambda text: None)

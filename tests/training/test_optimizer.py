@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ import numpy as np
 import optax
 import pytest
 
-from lit_jax.config import EmaConfig, OptimizerConfig
+from lit_jax import sharding
+from lit_jax.config import EmaConfig, MeshConfig, OptimizerConfig
+from lit_jax.models import zoo
+from lit_jax.training.came import came, torch_tensors
 from lit_jax.training.optimizer import (
     ema_decay,
     frozen_mask,
@@ -19,6 +23,16 @@ from lit_jax.training.optimizer import (
     update_ema,
 )
 
+NETWORK = zoo.model_config(
+    "PixArt",
+    mixer="linear",
+    num_heads=1,
+    hidden_size=16,
+    depth=2,
+    input_size=4,
+    caption_channels=8,
+    model_max_length=5,
+)
 SHAPES = {"blocks": {"attn": {"q": {"kernel": (2, 3, 3)}}}, "final": {"bias": (4,)}}
 
 
@@ -37,7 +51,7 @@ def thaw(params: Any) -> Any:
 
 def run(config: OptimizerConfig, gradients: list[Any], frozen: Any, total: int = 10) -> list[Any]:
     """Parameters after each gradient."""
-    optimizer = make_optimizer(config, total, frozen)
+    optimizer = make_optimizer(config, total, frozen, NETWORK)
     params, found = tree(0), []
     state = optimizer.init(params)
     for gradient in gradients:
@@ -121,9 +135,9 @@ def test_frozen_parameters_stay_and_have_no_moments() -> None:
     np.testing.assert_array_equal(frozen, start["blocks"]["attn"]["q"]["kernel"])
     assert not np.array_equal(params["final"]["bias"], start["final"]["bias"])
 
-    state = make_optimizer(config, 10, mask).init(start)
+    state = make_optimizer(config, 10, mask, NETWORK).init(start)
     assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * 4
-    state = make_optimizer(config, 10, thaw(start)).init(start)
+    state = make_optimizer(config, 10, thaw(start), NETWORK).init(start)
     assert sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim) == 2 * (4 + 18)
 
 
@@ -148,3 +162,35 @@ def test_ema_decay() -> None:
     np.testing.assert_allclose(warm, [0.1, 2 / 11, 0.91, 0.95], rtol=1e-6)
     mixed = update_ema({"a": jnp.float32(1)}, {"a": jnp.float32(3)}, jnp.float32(0.75))
     assert float(mixed["a"]) == 1.5
+
+
+def test_came_by_name_on_a_sharded_network() -> None:
+    """The row "came" is CAME on the torch tensors of the network, its state has a place on any mesh
+    and the frozen null caption none."""
+    params = zoo.init_params(NETWORK, jax.random.key(0))
+    frozen = frozen_mask(params, zoo.buffer_paths(NETWORK))
+    config = OptimizerConfig(name="came", learning_rate=0.01, b1=0.8, b2=0.99, weight_decay=0.1)
+    optimizer = make_optimizer(config, 10, frozen, NETWORK)
+    state = optimizer.init(params)
+    gradient = jax.tree.map(jnp.cos, params)
+    updates, _ = jax.jit(optimizer.update)(gradient, state, params)
+    assert not np.any(updates["y_embedder"]["null_caption"])
+
+    trained = jax.tree.map(lambda leaf: leaf, params)
+    del trained["y_embedder"]["null_caption"]
+    del gradient["y_embedder"]["null_caption"], updates["y_embedder"]["null_caption"]
+    alone = came(0.01, torch_tensors(NETWORK), b1=0.8, b2=0.99, weight_decay=0.1)
+    expected, _ = alone.update(gradient, alone.init(trained), trained)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), updates, expected)
+
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4))
+    places = sharding.tree_shardings(jax.eval_shape(optimizer.init, params), mesh)
+    split = [place for place in jax.tree.leaves(places) if "fsdp" in place.spec]
+    assert len(split) >= 10  # first moments of the projections
+
+
+def test_refused() -> None:
+    with pytest.raises(ValueError, match="optimizer.name 'cane'.*came"):
+        make_optimizer(OptimizerConfig(name="cane"), 10, thaw(tree(0)), NETWORK)
+    with pytest.raises(ValueError, match="optimizer.eps is 0.1, but CAME has two of its own"):
+        make_optimizer(OptimizerConfig(name="came", eps=0.1), 10, thaw(tree(0)), NETWORK)
