@@ -35,6 +35,7 @@ from PIL import Image
 from timing import compare, write
 
 from lit_jax.config import EncodeConfig, SourceConfig
+from lit_jax.data.crop import center_crop
 from lit_jax.data.sources import ImageSource, open_source
 from lit_jax.jobs.encode import encode
 from lit_jax.jobs.encode_shards import Encoder, in_order, make_encoder, prepare
@@ -92,7 +93,7 @@ def plain_loop(folder: Path) -> None:
 
 def threads_crop(source: ImageSource, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
-        work = functools.partial(prepare, source, SIZE)
+        work = functools.partial(prepare, source, center_crop, SIZE)
         for _ in in_order(pool, work, range(len(source)), ahead=2 * BATCH):
             pass
 
@@ -134,7 +135,7 @@ def main() -> None:
         where = SourceConfig(kind="folder", path=str(root / "images"))
         source = open_source(where)
         assert np.array_equal(
-            prepare(source, SIZE, 3).pixels_SxSx3,  # type: ignore[union-attr]
+            prepare(source, center_crop, SIZE, 3).pixels_HxWx3,  # type: ignore[union-attr]
             plain_crop(root / "images/0003.jpg"),
         )
         plain = functools.partial(plain_loop, root / "images")

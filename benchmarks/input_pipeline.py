@@ -83,7 +83,9 @@ def write_latents(data_dir: Path, shape: tuple[int, int, int], dtype: str, count
         count=count,
         skipped=0,
         classes=tuple(f"class {i}" for i in range(1000)),
-        captions=False,
+        captions=(),
+        text={},
+        buckets=(),
         source={"split": "train"},
     )
     generator = np.random.default_rng(0)

@@ -11,6 +11,7 @@ code 2, before anything is written.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -21,9 +22,11 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 from tqdm import tqdm
 
 from lit_jax.config.t5 import TOKENIZER_FILE
+from lit_jax.jobs.requests import require_space
 from lit_jax.models.zoo import abstract_params, count_params
 from lit_jax.weights.files import new_parents
 from lit_jax.weights.folder import check_destination
@@ -55,6 +58,11 @@ def quantise(src: str, dst: str, overwrite: bool) -> None:
     check_destination(dst, overwrite)
     if Path(src).resolve() == Path(dst).resolve():
         raise ValueError(f"--dst {dst} is --src; the float weights would be lost")
+    needed = sum(
+        leaf.size * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(abstract_params(dataclasses.replace(config, weights="int8")))
+    )
+    require_space(Path(dst), needed, "the int8 weights", "make room or choose another --dst")
     pace = 0.2 if sys.stderr.isatty() else 10.0
     total = count_params(abstract_params(config))
     with (

@@ -104,9 +104,10 @@ class EncodeConfig:
     What decides the bytes that are written: `source`; `vae`, the model folder of an AutoencoderKL;
     `resolution` (pixels along a side); `dtype` of the stored moments; `mirrors` (moments of the
     mirror image, too); `text`, by what captions become features; `buckets`, "" for squares or
-    "pixart" for the sizes of `data.buckets`, by the aspect ratio of each image; `shard_size` (images per file); and, in the last bits,
-    `device_batch_size` (images per device and step) and `precision` (of float32 products, a name
-    of `jax.default_matmul_precision`; "default" is TF32 on recent GPUs, bfloat16 passes on TPUs).
+    "pixart" for the sizes of `data.buckets`, by the aspect ratio of each image; `shard_size`
+    (images per file); and, in the last bits, `device_batch_size` (images per device and step) and
+    `precision` (of float32 products, a name of `jax.default_matmul_precision`; "default" is TF32
+    on recent GPUs, bfloat16 passes on TPUs).
 
     `workers` is the number of threads of a host that decode and crop. A run ends with an error
     when more than `max_skipped_fraction` of the images (rounded up) could not be used.

@@ -6,7 +6,9 @@ wrote. The order of the pipeline is shuffle -> repeat -> decode (-> image or mir
 stream before it is divided, hence
 
 - every example is seen exactly once per epoch, whatever the batch size: a batch may reach over
-  the end of an epoch, nothing is dropped and nothing is seen more often than the rest;
+  the end of an epoch, nothing is dropped and nothing is seen more often than the rest (with images
+  of several sizes, which never share a batch, this holds for each size, and `mixture` sees to it
+  that no size is seen more often than the others);
 - global batch k is the same rows in the same order on 1 host and on 8: host h of n holds rows
   h B/n .. (h+1) B/n of it;
 - the position is one integer, the number of global batches taken (see `stream`), so a run may go
@@ -30,16 +32,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lit_jax.config import unknown_name
-from lit_jax.data import digits, latents, transforms
-from lit_jax.data.mixture import Mixture, Reshuffled
-from lit_jax.data.schema import (
-    SCHEMA,
-    LatentSchema,
-    is_latent_folder,
-    read_buckets,
-    read_schema,
-)
-from lit_jax.data.stream import Arrays, Batch, BatchStream
+from lit_jax.data import digits, transforms
+from lit_jax.data.latent_examples import latent_examples
+from lit_jax.data.mixture import Mixture
+from lit_jax.data.parts import LABEL, Examples, Part, seeds
+from lit_jax.data.schema import SCHEMA, is_latent_folder, read_schema
+from lit_jax.data.stream import BatchStream
 
 PathLike = str | os.PathLike[str]
 
@@ -188,19 +186,16 @@ def make_train_iterator(
     if schema is None:
         if caption_weights:
             raise ValueError(f"caption_weights are given, but {name} has no captions")
-        examples = _pixels(
-            name, data_dir, split, _seeds(seed)[0], _seeds(seed)[1] if flip else None
-        )
+        examples = _pixels(name, data_dir, split, seed, flip)
     else:
-        weights = _weights(caption_weights, schema, folder) if captions else None
-        examples = _latents(folder, schema, split, seed, flip, weights)
+        examples = latent_examples(folder, schema, split, seed, flip, captions, caption_weights)
 
     names = [name for name in examples.parts[0].arrays if labels or name != "label"]
     pieces = [part.dataset.batch(batch_size // shard_count) for part in examples.parts]
     batches = pieces[0]
     if len(pieces) > 1:
         counts = [part.count for part in examples.parts]
-        batches = grain.MapDataset.source(Mixture(pieces, counts, _seeds(seed)[3], shard_count))
+        batches = grain.MapDataset.source(Mixture(pieces, counts, seeds(seed).buckets, shard_count))
     return BatchStream(
         batches.map(functools.partial(examples.finish, names=names)),
         [
@@ -214,117 +209,18 @@ def make_train_iterator(
     )
 
 
-@dataclass(frozen=True)
-class _Part:
-    """The endless, shuffled stream of single examples of one size, and the arrays of one of them.
-    Without a mixture the `count` of the examples is not asked for."""
-
-    dataset: grain.MapDataset[transforms.Example]
-    arrays: Arrays
-    count: int = 0
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """The examples of a data set, one part for every size.
-
-    `finish` makes the named arrays of a batch what a model takes. `identity` says which data it is.
-    """
-
-    parts: Sequence[_Part]
-    finish: Callable[..., Batch]
-    identity: Mapping[str, str]
-
-
-def _seeds(*numbers: int) -> list[int]:
-    """Seeds of the order, the mirror images, the captions and the buckets."""
-    words = np.random.SeedSequence(numbers).generate_state(4, dtype=np.uint32)
-    return [int(word) for word in words]
-
-
-_LABEL: Arrays = {"label": ((), np.dtype(np.int32))}
-
-
-def _pixels(
-    name: str, data_dir: PathLike, split: str, shuffle_seed: int, mirror_seed: int | None
-) -> _Examples:
-    spec, source = dataset_spec(name), open_split(name, data_dir, split)
+def _pixels(name: str, data_dir: PathLike, split: str, seed: int, flip: bool) -> Examples:
+    spec, source, drawn = dataset_spec(name), open_split(name, data_dir, split), seeds(seed)
     if spec.in_memory:
         decoded = [transforms.decode_example(source[i]) for i in range(len(source))]
-        dataset = grain.MapDataset.source(decoded).shuffle(seed=shuffle_seed).repeat()
+        dataset = grain.MapDataset.source(decoded).shuffle(seed=drawn.order).repeat()
     else:
-        dataset = grain.MapDataset.source(source).shuffle(seed=shuffle_seed).repeat()
+        dataset = grain.MapDataset.source(source).shuffle(seed=drawn.order).repeat()
         dataset = dataset.map(transforms.decode_example)
-    if mirror_seed is not None:
-        dataset = dataset.random_map(transforms.flip_horizontally, seed=mirror_seed)
-    arrays = {"image": (spec.image_shape, np.dtype(np.float32)), **_LABEL}
-    return _Examples([_Part(dataset, arrays)], transforms.normalised, {})
-
-
-def _latents(
-    folder: Path,
-    schema: LatentSchema,
-    split: str,
-    seed: int,
-    flip: bool,
-    weights: tuple[float, ...] | None,
-) -> _Examples:
-    """`weights` are those of the kinds of captions; None leaves the captions out."""
-    text = bool(schema.text) and weights is not None
-    if flip and schema.text:
-        raise ValueError(
-            f"data.flip is True, but the captions in {folder} would not fit mirror images ('left'"
-            " and 'right'); set data.flip=False"
-        )
-    if flip and not schema.mirrors:
-        raise ValueError(
-            f"data.flip is True, but the latents in {folder} have no mirror images; set"
-            " data.flip=False, or encode with mirrors"
-        )
-    records = latents.open_records(folder, schema, split)
-    buckets_N = read_buckets(folder, schema)
-    arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
-    if schema.classes:
-        arrays |= _LABEL
-    if text:
-        length, width = schema.text["max_length"], schema.text["width"]
-        arrays["tokens"] = (length, width), np.dtype(schema.text["dtype"])
-        arrays["mask"] = (length,), np.dtype(np.int8)
-    parts = []
-    for bucket in np.unique(buckets_N).tolist():
-        shuffle, mirror, caption, _ = _seeds(seed, bucket) if schema.buckets else _seeds(seed)
-        rows = np.flatnonzero(buckets_N == bucket)
-        shape = schema.moments_shapes[bucket]
-        latents.check_record(records[int(rows[0])], schema, shape, folder)
-        if schema.buckets:
-            order = grain.MapDataset.source(Reshuffled(records, rows, shuffle))
-        else:
-            order = grain.MapDataset.source(records).shuffle(seed=shuffle).repeat()
-        draws = latents.Draws(mirror if flip else None, caption if text else None, weights or ())
-        dataset = latents.examples(order, schema, shape, draws)
-        moments = {"moments": (shape[1:], np.dtype(schema.dtype))}
-        parts.append(_Part(dataset, moments | arrays, len(rows)))
-    identity = {"data schema sha256": schema.identity_sha256()}
-    return _Examples(parts, transforms.selected, identity)
-
-
-def _weights(asked: Mapping[str, float], schema: LatentSchema, folder: Path) -> tuple[float, ...]:
-    """The weight of every kind of captions of a data set. Raises ValueError for a kind that it does
-    not have, and for weights that are negative, or all zero."""
-    kinds = schema.captions if schema.text else ()
-    if asked and not kinds:
-        raise ValueError(
-            f"caption_weights are given, but {folder} holds no features of captions; encode it with"
-            " text, or leave them out"
-        )
-    for kind, weight in asked.items():
-        if kind not in kinds:
-            raise unknown_name(f"kind of captions in {folder}", kind, kinds)
-        if not 0 <= weight < np.inf:
-            raise ValueError(f"caption_weights gives {kind!r} {weight}; it must be at least 0")
-    if asked and not any(asked.values()):
-        raise ValueError(f"caption_weights are all 0: {dict(asked)}; one must be more")
-    return tuple(float(asked[kind]) if kind in asked else float(not asked) for kind in kinds)
+    if flip:
+        dataset = dataset.random_map(transforms.flip_horizontally, seed=drawn.mirror)
+    arrays = {"image": (spec.image_shape, np.dtype(np.float32)), **LABEL}
+    return Examples([Part(dataset, arrays)], transforms.normalised, {})
 
 
 def _check_request(

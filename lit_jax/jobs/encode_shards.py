@@ -28,7 +28,7 @@ from PIL import Image
 from lit_jax.config import AutoencoderConfig
 from lit_jax.data import buckets
 from lit_jax.data.crop import center_crop, fill_crop
-from lit_jax.data.image_source import BrokenImage
+from lit_jax.data.image_source import BrokenImage, ImageSource
 from lit_jax.data.latent_writer import LatentExample, record_file, write_records
 from lit_jax.files import write_json
 from lit_jax.jobs.encode_checks import Plan
@@ -38,6 +38,7 @@ from lit_jax.models.zoo import Params, with_params
 WORK = "shards"
 
 Encoder = Callable[[np.ndarray], jax.Array]
+Cut = Callable[[Image.Image, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -74,27 +75,28 @@ class ShardResult:
     truncated: int
 
 
-def prepare(plan: Plan, index: int) -> Outcome:
-    """Reads, decodes and crops one image of a job. Runs in a thread."""
-    source, name = plan.source, f"image {index}"
+def prepare(source: ImageSource, cut: Cut, resolution: int, index: int) -> Outcome:
+    """Reads, decodes and crops one image. Runs in a thread."""
+    name = f"image {index}"
     try:
         name = source.name(index)
         label, captions = source.label(index), source.texts(index)
-        return Prepared(name, cut(plan, source.load(index)), label, captions)
+        return Prepared(name, cut(source.load(index), resolution), label, captions)
     except BrokenImage as error:
         return Skipped(index, name, str(error))
 
 
-def cut(plan: Plan, image: Image.Image) -> np.ndarray:
-    """The pixels of an RGB image that are encoded: uint8 [H, W, 3]."""
-    resolution = plan.config.resolution
-    if not plan.config.buckets:
-        return center_crop(image, resolution)
+def to_bucket(image: Image.Image, resolution: int) -> np.ndarray:
+    """An RGB image in the size of its bucket: uint8 [H, W, 3]. Raises BrokenImage without one."""
     try:
         size = buckets.nearest(image.height, image.width, resolution)
     except ValueError as error:
         raise BrokenImage(str(error)) from error
     return fill_crop(image, *size)
+
+
+CUTS: dict[str, Cut] = {"": center_crop, "pixart": to_bucket}
+"""`EncodeConfig.buckets` -> how an image is cut."""
 
 
 def in_order(
@@ -267,4 +269,5 @@ def read_result(plan: Plan, shard: int) -> ShardResult | None:
 
 def preparer(plan: Plan) -> Callable[[int], Outcome]:
     """`prepare` for the images of this job."""
-    return functools.partial(prepare, plan)
+    cut = CUTS[plan.config.buckets]
+    return functools.partial(prepare, plan.source, cut, plan.config.resolution)

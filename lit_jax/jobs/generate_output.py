@@ -6,6 +6,7 @@ Letters: H x W pixels, C channels (1 or 3).
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import json
@@ -147,7 +148,8 @@ class Output:
         out = self.plan.folder
         if self.of_folder is None:
             (prompt,) = self.plan.prompts
-            places = [out.glob(f".{name}.*.tmp") for name in (*prompt.images, prompt.grid) if name]
+            names = [glob.escape(name) for name in (*prompt.images, prompt.grid) if name]
+            places = [out.glob(f".{name}.*.tmp") for name in names]
         else:
             places = [out.rglob(".*.tmp")]
         for path in (*itertools.chain(*places), *self.work.rglob(".*.tmp")):

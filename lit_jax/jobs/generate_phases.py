@@ -181,13 +181,15 @@ def decode_batches(
     shardings = sharding.tree_shardings(zoo.abstract_params(plan.vae), mesh)
     params = folder.load_model_dir(plan.config.vae, shardings)[1]
     decode = _tiled(plan, params) if plan.config.tile else _whole(plan, params, mesh)
-    with Bar("VAE", len(numbers), "batch", say) as bar:
+    count = sum(len(images.members(number)) for number in numbers)
+    with Bar("VAE", count, "image", say) as bar:
         for number in numbers:
             latents_BxhxwxC = pieces.read(images.piece(number))["latents"]
             images_BxHxWxC = decode(latents_BxhxwxC, images.batch_size)
             require_finite(images_BxHxWxC, names(images, number), "VAE", plan)
             yield number, to_uint8(images_BxHxWxC)
-            bar()
+            for _ in images_BxHxWxC:
+                bar()
     release(params)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from lit_jax.config import T5Config
 from lit_jax.config.t5 import TOKENIZER_FILE
 from lit_jax.models.int8 import dequantise, quantise
+from lit_jax.weights.files import cannot_write
 from lit_jax.weights.fingerprint import FLOAT_SHA256, float_sha256
 from lit_jax.weights.folder import CONFIG, PARAMS, read_config, staged_model_dir, write_config
 from lit_jax.weights.leaves import stored_leaves
@@ -95,7 +96,7 @@ def quantise_t5(
 
     One leaf is in memory at a time. The tokenizer is copied, the provenance kept; its
     FLOAT_SHA256 says which float weights these were. Raises ValueError for a source that is no T5
-    with float weights, and as `staged_model_dir` does.
+    with float weights, when the disk does not take it, and as `staged_model_dir` does.
     """
     config = float_config(src)
     matrices, leaves = int8_leaves(src, dataclasses.replace(config, weights="int8"), progress)
@@ -103,7 +104,10 @@ def quantise_t5(
     with staged_model_dir(dst, overwrite) as staged:
         provenance = json.loads((Path(src) / CONFIG).read_text())["provenance"]
         provenance |= {"dtype": "int8", FLOAT_SHA256: float_sha256(src)}
-        write_unread(staged / PARAMS, leaves)
+        try:
+            write_unread(staged / PARAMS, leaves)
+        except RuntimeError as error:
+            raise cannot_write(dst, error) from error
         write_config(staged, dataclasses.replace(config, weights="int8"), provenance)
         if tokenizer.is_file():
             (staged / TOKENIZER_FILE).parent.mkdir()

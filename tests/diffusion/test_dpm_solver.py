@@ -32,7 +32,7 @@ from lit_jax.models.zoo import apply_fn
 SOURCES = golden_sources("dpm_solver.npz")
 FULL = create_process()
 SCHEDULE = ContinuousSchedule(FULL.original_alphas_cumprod)
-LOOP = 1e-4
+LOOP = 2e-5
 # Golden loop of the analytic model -> (guidance, steps, order, spacing).
 ANALYTIC: dict[str, tuple[float, str, int, str]] = {
     "cfg4.5_20_o2": (4.5, "20", 2, "time_uniform"),

@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no object": (["--prompt=", "--geneval={folder}/no_object.txt"], 'has no "prompt"'),
     "sampler": (["--sampler=dpm"], "unknown sampler 'dpm'"),
     "steps": (["--steps=0"], "timestep spacing '0' is not understood"),
-    "one step": (["--steps=1"], "1 steps are too few for a DPM solver"),
+    "one step": (["--steps=1"], "timestep spacing '1' keeps 1 step"),
     "words as steps": (["--steps=many"], "timestep spacing 'many' is not understood"),
     "guidance": (["--guidance=nan"], "guidance is nan; it must be a finite number"),
     "seed": (["--seed=-1"], "seed -1 is not in 0..4294967295"),

@@ -15,7 +15,7 @@ from text_encoder_cases import TINY_T5, sentencepiece_model, write_text_encoder
 
 from lit_jax.config.t5 import TOKENIZER_FILE
 from lit_jax.jobs.text_features import load_text_encoder
-from lit_jax.models.zoo import init_params, model_config
+from lit_jax.models.zoo import abstract_params, model_config
 from lit_jax.weights.fingerprint import (
     FLOAT_SHA256,
     float_sha256,
@@ -38,7 +38,11 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def save(path: str, family: str, **fields: Any) -> None:
     config = model_config(family, **fields)
-    params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: (0.1 * rng.standard_normal(leaf.shape)).astype(np.float32),
+        abstract_params(config),
+    )
     save_model_dir(path, config, params, {})
 
 

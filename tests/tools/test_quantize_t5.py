@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,16 @@ def test_refusals(capsys: pytest.CaptureFixture[str]) -> None:
         assert error.startswith("error: ") and message in error and error.count("\n") == 1
         assert sorted(os.listdir()) == before
     assert json.loads(Path("t5/config.json").read_text())["model"]["weights"] == "float"
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text_encoder(Path("t5"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 100))
+    assert main(["--src", "t5", "--dst", "int8"]) == 2
+    assert "for the int8 weights, 1e-07 GB are free" in capsys.readouterr().err
+    assert os.listdir() == ["t5"]
 
 
 def test_no_export(capsys: pytest.CaptureFixture[str]) -> None:

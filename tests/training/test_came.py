@@ -9,27 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from dit_cases import tiny as tiny_dit
-from pixart_cases import tiny
+from pixart_cases import quick_jit, tiny
 from tiny_runs import random_params
 
-from lit_jax.config import KVCompressConfig, NetworkConfig
+from lit_jax.config import KVCompressConfig, PixArtConfig
 from lit_jax.models import zoo
+from lit_jax.sharding import path_string
 from lit_jax.training.came import came, torch_tensors
 from lit_jax.weights.convert import export_params
 
 RATE = 0.01
-NETWORKS: dict[str, tuple[str, NetworkConfig]] = {
+NETWORKS: dict[str, tuple[str, PixArtConfig]] = {
     "PixArt": (
         "pixart",
         tiny(
             qk_norm=True,
-            micro_condition=True,
             kv_compress_config=KVCompressConfig("conv", 2, (1, 2)),
         ),
     ),
     "LiT": ("lit", tiny(mixer="linear")),
-    "DiT": ("dit", tiny_dit()),
 }
 
 
@@ -64,47 +62,51 @@ def reference(
 
 
 def run(optimizer: optax.GradientTransformation, params: Any, gradients: list[Any]) -> Any:
-    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    state, update = quick_jit(optimizer.init)(params), quick_jit(optimizer.update)
     for gradient in gradients:
         updates, state = update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     return params
 
 
-def gradients_of(config: NetworkConfig) -> list[Any]:
+def gradients_of(config: PixArtConfig) -> list[Any]:
     """Of norms that differ by network part, so that every mean matters; the first is tiny."""
     trees = [random_params(config, seed, scale) for seed, scale in ((1, 1e-6), (2, 3.0), (3, 0.1))]
     return [jax.tree.map(lambda leaf: leaf * np.exp(2 * leaf[..., :1]), tree) for tree in trees]
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_is_updated_as_its_torch_checkpoint(name: str, weight_decay: float) -> None:
+def test_a_network_is_updated_as_its_torch_checkpoint(name: str) -> None:
     """Fused q, k and v, convolutions, stacked vectors: all in the layout of the checkpoint."""
     layout, config = NETWORKS[name]
     params, gradients = random_params(config), gradients_of(config)
-    optimizer = came(RATE, torch_tensors(config), weight_decay=weight_decay)
+    optimizer = came(RATE, torch_tensors(config), weight_decay=0.5)
     found = export_params(run(optimizer, params, gradients), config, layout)
     exported = [export_params(tree, config, layout) for tree in gradients]
     start = export_params(params, config, layout)
     for key in start.keys() & {"pos_embed"}:  # no parameter
         for tree in (start, found, *exported):
             del tree[key]
-    expected = reference(start, exported, weight_decay)
+    expected = reference(start, exported, 0.5)
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
-        assert np.abs(value - start[key]).max() > 1e-2, key
+        assert np.abs(value - start[key]).max() > 1e-3, key
 
 
-def test_the_known_values() -> None:
+def waves() -> tuple[Any, list[Any]]:
+    """Parameters and three gradients of a matrix and a vector."""
+
     def wave(shape: tuple[int, ...], frequency: float) -> jax.Array:
         k = np.arange(np.prod(shape)).reshape(shape)
         return jnp.asarray(np.sin(frequency * k), jnp.float32)
 
     params = {"w": wave((3, 4), 0.3), "b": wave((5,), 0.7)}
-    gradients = [{"w": wave((3, 4), 0.5 + s), "b": wave((5,), 0.9 + s)} for s in range(3)]
-    found = run(came(0.01), params, gradients)
+    return params, [{"w": wave((3, 4), 0.5 + s), "b": wave((5,), 0.9 + s)} for s in range(3)]
+
+
+def test_the_known_values() -> None:
+    found = run(came(0.01), *waves())
     w = [0, -0.1050322, 0.3227254, 0.5652966, 0.7139662, 0.5908695, 0.7217171, 1.227218]
     w += [0.9309981, 0.6102306, 0.2734129, 0.0829156]
     np.testing.assert_allclose(found["w"].ravel(), w, atol=2e-6)
@@ -112,57 +114,54 @@ def test_the_known_values() -> None:
     np.testing.assert_allclose(found["b"], b, atol=2e-6)
 
 
-def test_options_are_those_of_the_formula() -> None:
-    config = NETWORKS["LiT"][1]
-    params, gradients, tensors_of = (
-        random_params(config),
-        gradients_of(config),
-        torch_tensors(config),
-    )
-    plain = run(came(RATE, tensors_of), params, gradients)
-    for option in (
-        {"b1": 0.5},
-        {"b2": 0.5},
-        {"b3": 0.5},
-        {"eps": (1.0, 1e-16)},
-        {"eps": (1e-30, 1.0)},
-        {"clip_threshold": 0.1},
-    ):
-        other = run(came(RATE, tensors_of, **option), params, gradients)  # type: ignore[arg-type]
-        difference = jax.tree.map(lambda a, b: np.abs(a - b).max(), plain, other)
-        assert max(jax.tree.leaves(difference)) > 1e-3, option
-    rates = optax.schedules.linear_schedule(0.0, RATE, 2)
-    once = run(came(rates, tensors_of), params, gradients[:1])
-    jax.tree.map(np.testing.assert_array_equal, once, params)
+def test_every_option_has_an_effect() -> None:
+    params, gradients = waves()
+    plain = run(came(RATE), params, gradients)
+    options: dict[str, Any] = {
+        "b1": 0.5,
+        "b2": 0.5,
+        "b3": 0.5,
+        "eps": (1.0, 1e-16),
+        "clip_threshold": 0.1,
+        "weight_decay": 0.5,
+    }
+    for name, value in [*options.items(), ("eps", (1e-30, 1.0))]:
+        other = run(came(RATE, **{name: value}), params, gradients)
+        assert max(np.abs(other[key] - plain[key]).max() for key in plain) > 1e-3, name
+    schedule = optax.schedules.linear_schedule(0.0, RATE, 2)
+    once = run(came(schedule), params, gradients[:1])
+    np.testing.assert_array_equal(once["w"], params["w"])
 
 
-def test_frozen_parameters_have_no_moments_and_change_no_others() -> None:
-    """A frozen q leaves k and v as a torch tensor of their own."""
+def test_frozen_parameters_have_no_moments() -> None:
+    """The others are as before; a frozen q leaves k and v as a torch tensor of their own."""
     config = NETWORKS["PixArt"][1]
-    params, gradients = random_params(config), gradients_of(config)
+    params, *gradients = (
+        {"blocks": {"attn": tree["blocks"]["attn"]}}
+        for tree in (random_params(config), *gradients_of(config))
+    )
     frozen = jax.tree_util.tree_map_with_path(
-        lambda path, _: "frozen" if "'q'" in jax.tree_util.keystr(path) else "trained", params
+        lambda path, _: "frozen" if "attn/q" in path_string(path) else "trained", params
     )
     optimizer = optax.multi_transform(
         {"trained": came(RATE, torch_tensors(config)), "frozen": optax.set_to_zero()}, frozen
     )
     found = run(optimizer, params, gradients)
-    np.testing.assert_array_equal(
-        found["blocks"]["attn"]["q"]["kernel"], params["blocks"]["attn"]["q"]["kernel"]
-    )
     plain = run(came(RATE, torch_tensors(config)), params, gradients)
-    for place in ("mlp", "cross_attn", "attn"):
-        same = jax.tree.map(np.array_equal, found["blocks"][place], plain["blocks"][place])
-        assert all(
-            jax.tree.leaves({**same, "q": {}, **({"k": {}, "v": {}} if place == "attn" else {})})
-        )
-    state = optimizer.init(params).inner_states["trained"].inner_state[0]
-    assert state.second["blocks.attn.qkv.weight"].row.shape == (3, 2 * 24)
+    for name, same in {"q": params, "out": plain}.items():
+        kernel = same["blocks"]["attn"][name]["kernel"]
+        np.testing.assert_allclose(found["blocks"]["attn"][name]["kernel"], kernel, rtol=1e-5)
+    k_alone, k_with_q = (tree["blocks"]["attn"]["k"]["kernel"] for tree in (found, plain))
+    assert np.abs(k_alone - k_with_q).max() > 1e-4
+    state = jax.eval_shape(optimizer.init, params).inner_states["trained"].inner_state[0]
+    depth, D = config.depth, config.hidden_size
+    assert state.second["blocks.attn.qkv.weight"].row.shape == (depth, 2 * D)
+    assert not jax.tree.leaves(state.first["blocks"]["attn"]["q"])
 
 
 def test_a_parameter_of_unknown_layout_is_refused() -> None:
-    config = NETWORKS["DiT"][1]
-    with pytest.raises(ValueError, match="'extra' is in no row of the layout 'dit'"):
+    config = NETWORKS["PixArt"][1]
+    with pytest.raises(ValueError, match="'extra' is in no row of the layout 'pixart'"):
         came(RATE, torch_tensors(config)).init({"extra": jnp.zeros(3)})
 
 
