@@ -3,9 +3,9 @@
     quantize_t5.py --src models/t5 --dst models/t5_int8
 
 Every matrix is rounded to int8 with a scale per output channel and 32 inputs (in the token table
-per row and 32 columns); norms and position bias stay float32. The folder goes wherever the other one went; features made
-with either belong to the same text encoder. User errors end with one message on stderr and exit
-code 2, before anything is written.
+per row and 32 columns); norms and position bias stay float32. The folder goes wherever the other
+one went; features made with either belong to the same text encoder. User errors end with one
+message on stderr and exit code 2, before anything is written.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ channels; n tokens of a caption, D the width of their features.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,18 +93,27 @@ def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExa
     serializer = ExampleSerializer(features.get_serialized_info())
     count = 0
     with atomic_path(path) as temporary:
-        try:
+        with _errors_of_the_disk(path):
             writer = ArrayRecordWriter(str(temporary), _OPTIONS)
-            for example in examples:
-                encoded = features.encode_example(_fields(example, schema))
-                # Maps of protobuf have no order of their own.
-                record = serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
+        for example in examples:
+            encoded = features.encode_example(_fields(example, schema))
+            # Maps of protobuf have no order of their own.
+            record = serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
+            with _errors_of_the_disk(path):
                 writer.write(record)
-                count += 1
+            count += 1
+        with _errors_of_the_disk(path):
             writer.close()
-        except RuntimeError as error:  # how ArrayRecord reports a full disk
-            raise OSError(f"{path} could not be written: {error}") from error
     return count
+
+
+@contextlib.contextmanager
+def _errors_of_the_disk(path: Path) -> Iterator[None]:
+    """ArrayRecord reports a full disk as RuntimeError, as accelerators do their own troubles."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) -> int:

@@ -22,7 +22,7 @@ from lit_jax.config.evaluate import TFDS, USUAL_IMAGES, ReferenceConfig, tfds_na
 from lit_jax.evaluation.image_sets import CroppedImages, FolderImages, ImageSet, check_levels
 from lit_jax.evaluation.measuring import Measured, choose
 from lit_jax.evaluation.network import Network
-from lit_jax.evaluation.npz_images import NpzImages, array_names, open_npz
+from lit_jax.evaluation.npz_images import RECORD, SAMPLES, NpzImages, array_names, open_npz
 from lit_jax.evaluation.statistics import (
     Statistics,
     has_statistics,
@@ -33,9 +33,6 @@ from lit_jax.evaluation.statistics import (
 )
 
 SUFFIX = ".statistics.npz"
-
-# What the sample job leaves in its folder: the images, and the record that says it was finished.
-_SAMPLES, _RECORD = "samples.npz", "sample.json"
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def open_reference(config: ReferenceConfig, network: Network) -> Reference:
         kind, images = "tfds", _tfds_images(config)
         name, split = tfds_name(config.source)
         home, stem = Path(config.data_dir).expanduser(), f"{name.replace('/', '-')}-{split}"
-    elif (path / _RECORD).exists() or (path / _SAMPLES).exists():
+    elif (path / RECORD).exists() or (path / SAMPLES).exists():
         kind, images = "samples", _sample_folder(path, config.resolution)
         home, stem = path.resolve().parent, path.resolve().name
     elif path.is_dir():
@@ -134,14 +131,14 @@ def _folder_images(path: Path, resolution: int) -> ImageSet:
 
 
 def _sample_folder(path: Path, resolution: int) -> ImageSet:
-    if not (path / _RECORD).exists() or not (path / _SAMPLES).exists():
-        missing = _SAMPLES if (path / _RECORD).exists() else _RECORD
+    if not (path / RECORD).exists() or not (path / SAMPLES).exists():
+        missing = SAMPLES if (path / RECORD).exists() else RECORD
         raise ValueError(
             f"{path} is a folder of samples without {missing}: not finished, or latents only; run"
             " the same sample command again, or sample images"
         )
     _refuse_crop(path, resolution)
-    return NpzImages(path / _SAMPLES)
+    return NpzImages(path / SAMPLES)
 
 
 def _refuse_crop(path: Path, resolution: int) -> None:

@@ -27,11 +27,11 @@ from lit_jax.diffusion.guidance import guided, num_function_evaluations
 from lit_jax.diffusion.samplers import SAMPLERS, image_keys, per_image_noise
 from lit_jax.evaluation.images import grid_of, write_png
 from lit_jax.jobs.labels import assign_labels
+from lit_jax.jobs.processes import Say
 from lit_jax.models import zoo
 from lit_jax.training.metrics import duration
 from lit_jax.weights import folder
 
-Say = Callable[[str], None]
 Vae = tuple[AutoencoderConfig, Any]
 """Configuration and parameters, the latter on every device of a mesh."""
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from lit_jax import files
 from lit_jax.evaluation.image_sets import FolderImages, ImageSet, check_levels
-from lit_jax.evaluation.npz_images import NpzImages
+from lit_jax.evaluation.npz_images import RECORD, SAMPLES, NpzImages
 from lit_jax.jobs.requests import REQUEST
-from lit_jax.jobs.sample_shards import LATENTS, RECORD, SAMPLES
+from lit_jax.jobs.sample_shards import LATENTS
 
 # What metrics.json says of the making of samples -> where sample.json says it.
 SAMPLING: dict[str, tuple[str, ...]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -21,10 +21,9 @@ from lit_jax.evaluation.self_test import (
     score_checks,
     synthetic_images,
 )
+from lit_jax.jobs.processes import Say
 from lit_jax.models import zoo
 from lit_jax.weights.fingerprint import params_sha256
-
-Say = Callable[[str], None]
 
 
 def self_test(

@@ -22,6 +22,7 @@ from lit_jax import files, sharding
 from lit_jax.config import MeshConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import create_process
+from lit_jax.evaluation.npz_images import RECORD
 from lit_jax.jobs.drawing import (
     DECODE_BATCH,
     Drawer,
@@ -44,7 +45,7 @@ from lit_jax.jobs.sample_checks import (
     check_space,
     request_of,
 )
-from lit_jax.jobs.sample_shards import RECORD, merge
+from lit_jax.jobs.sample_shards import merge
 from lit_jax.version import VERSION
 from lit_jax.weights.fingerprint import params_sha256
 

@@ -20,10 +20,11 @@ from lit_jax.config import (
 )
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS
 from lit_jax.diffusion.samplers import SAMPLERS
+from lit_jax.evaluation.npz_images import RECORD
 from lit_jax.jobs.drawing import PIXEL_CHANNELS, Protocol
 from lit_jax.jobs.labels import LABEL_POLICIES
 from lit_jax.jobs.requests import REQUEST, plain, require_space
-from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, RECORD, Shards
+from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, Shards
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
 from lit_jax.weights.recorded import recorded_vae

@@ -18,10 +18,10 @@ import numpy as np
 
 from lit_jax import files
 from lit_jax.evaluation.images import grid_of, write_png
+from lit_jax.evaluation.npz_images import RECORD, SAMPLES
 from lit_jax.jobs.requests import REQUEST
 
-FOLDER, RECORD = "shards", "sample.json"
-SAMPLES, LATENTS, GRID = "samples.npz", "latents.npz", "grid.png"
+FOLDER, LATENTS, GRID = "shards", "latents.npz", "grid.png"
 ARRAYS = {"images": SAMPLES, "latents": LATENTS}
 """Array of a shard -> the file where it ends, as `arr_0`."""
 

@@ -156,8 +156,11 @@ def open_data(
     workers: int = 0,
 ) -> BatchStream:
     """The training data of a run in batches of this size, with what the model is conditioned on."""
-    captions, weights = isinstance(student, PixArtConfig), {}
-    if captions and config.data.caption_weights:
+    labels, captions = False, isinstance(student, PixArtConfig)
+    weights: dict[str, float] = {}
+    if isinstance(student, DiTConfig):
+        labels = student.num_classes > 0
+    elif config.data.caption_weights:
         kinds = read_schema(Path(config.data.data_dir, config.data.name)).captions
         weights = dict(zip(kinds, config.data.caption_weights, strict=True))
     return pipeline.make_train_iterator(
@@ -169,7 +172,7 @@ def open_data(
         shard_index=shard_index,
         shard_count=shard_count,
         flip=config.data.flip,
-        labels=not captions and student.num_classes > 0,
+        labels=labels,
         captions=captions,
         caption_weights=weights,
         workers=workers,

@@ -26,8 +26,8 @@ from lit_jax.weights.streaming import UnreadLeaf, write_unread
 Progress = Callable[[int], None]
 """Called with the numbers that were read since the last call."""
 
-# Last part of a path -> the axis along which groups of numbers share a scale: the inputs of a kernel
-# [in, out], the width of a table [rows, width].
+# Last part of a path -> the axis along which groups of numbers share a scale: the inputs of a
+# kernel [in, out], the width of a table [rows, width].
 SHARED_AXIS = {"kernel": 0, "embedding": 1}
 SCALE = "scale"
 

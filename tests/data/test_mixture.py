@@ -8,7 +8,7 @@ import grain
 import numpy as np
 import pytest
 
-from lit_jax.data.mixture import BLOCK, Mixture, Schedule
+from lit_jax.data.mixture import BLOCK, Mixture, Reshuffled, Schedule
 
 COUNTS = (7, 1, 40, 2)
 
@@ -44,6 +44,22 @@ def test_occurrences_are_counted_across_blocks_and_from_anywhere() -> None:
 def test_seed_decides() -> None:
     first, again, other = ([Schedule(COUNTS, seed).at(k) for k in range(50)] for seed in (3, 3, 4))
     assert first == again != other
+
+
+def test_blocks_differ() -> None:
+    schedule = Schedule(COUNTS, 3)
+    first, second = ([schedule.at(b * BLOCK + k)[0] for k in range(50)] for b in range(2))
+    assert first != second
+
+
+def test_an_epoch_holds_every_record_once_in_an_order_of_its_own() -> None:
+    records, rows = [bytes([k]) for k in range(20)], np.array([3, 5, 8, 13, 19])
+    source = Reshuffled(records, rows, 1)
+    epochs = [tuple(source[5 * epoch + k][0] for k in range(5)) for epoch in range(6)]
+    assert {tuple(sorted(epoch)) for epoch in epochs} == {(3, 5, 8, 13, 19)}
+    assert len(set(epochs)) > 3
+    other = Reshuffled(records, rows, 2)
+    assert [tuple(other[5 * epoch + k][0] for k in range(5)) for epoch in range(6)] != epochs
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])

@@ -161,6 +161,9 @@ def test_empty_caption(squares: Path, tmp_path: Path, vae: Path) -> None:
     write_array(folder / NULL_CAPTION, null[:4])
     with pytest.raises(ValueError, match=r"float32 \(4, 6\), the schema asks for float32 \(5, 6\)"):
         read_null_caption(folder, schema)
+    write_array(folder / NULL_CAPTION, null.astype(np.float64))
+    with pytest.raises(ValueError, match=r"is float64 \(5, 6\), the schema asks for float32"):
+        read_null_caption(folder, schema)
     (folder / NULL_CAPTION).write_bytes(b"x")
     with pytest.raises(ValueError, match="null_caption.npy cannot be read"):
         read_null_caption(folder, schema)

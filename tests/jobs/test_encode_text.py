@@ -25,6 +25,7 @@ from lit_jax.jobs.encode import encode
 from lit_jax.jobs.text_features import load_text_encoder
 from lit_jax.weights.fingerprint import text_encoder_identity
 from lit_jax.weights.folder import load_model_dir, save_model_dir
+from lit_jax.weights.quantise import quantise_t5
 
 LENGTH = 9
 KINDS = ("long", "short")
@@ -217,6 +218,9 @@ def test_another_text_encoder_is_refused_and_a_moved_one_is_not(
     other = write_text_encoder(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match=r"another request: text.encoder.sha256 is \w+\.\.\., ask"):
         encode(text_config(vae, images, other), finished, lambda _: None)
+    quantise_t5(text_encoder, tmp_path / "int8")
+    with pytest.raises(ValueError, match="text.encoder.weights is float, asked for is int8;"):
+        encode(text_config(vae, images, tmp_path / "int8"), finished, lambda _: None)
     moved = shutil.copytree(text_encoder, tmp_path / "moved")
     said: list[str] = []
     encode(text_config(vae, images, moved), finished, said.append)
