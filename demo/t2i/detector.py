@@ -9,6 +9,7 @@ overlaps with no shape well enough is no thing. Nothing is learned.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,12 +39,14 @@ colour."""
 
 @dataclass(frozen=True)
 class Found:
-    """A thing in an image: shape, colour, centre in pixels, overlap with that shape."""
+    """A thing in an image: shape, colour, centre and sides in pixels, overlap with that shape."""
 
     shape: str
     colour: str
     x: float
     y: float
+    width: int
+    height: int
     overlap: float
 
 
@@ -93,7 +96,9 @@ def _thing(inside_HxW: np.ndarray, shares: np.ndarray, residuals: np.ndarray) ->
     if overlaps[shape] < MIN_OVERLAP:
         return []
     colour = list(COLOURS)[number]
-    return [Found(shape, colour, float(x) + 0.5, float(y) + 0.5, overlaps[shape])]
+    height, width = (int(np.ptp(places)) + 1 for places in np.nonzero(inside_HxW))
+    centre = float(x) + 0.5, float(y) + 0.5
+    return [Found(shape, colour, *centre, width, height, overlaps[shape])]
 
 
 def _overlap(shape: str, alpha_HxW: np.ndarray, x: float, y: float) -> float:
@@ -113,22 +118,25 @@ def _centre_of_mass(shape: str) -> tuple[float, float]:
 
 
 def is_correct(found: Sequence[Found], prompt: Mapping[str, Any]) -> bool:
-    """Whether an image shows what its prompt asks for, by the rules of GenEval.
+    """Whether an image shows what its prompt asks for, by the rules of GenEval's evaluation.
 
-    Every entry of `include` needs at least `count` things of its class, of its colour and in its
-    position where it has one; no entry of `exclude` may be there `count` times.
+    For every entry of `include` the `count` surest things of its class are looked at: all of them
+    must have its colour, and all must be placed as it says to all those of the entry it names. No
+    entry of `exclude` may be there `count` times.
     """
+    surest = sorted(found, key=lambda thing: -thing.overlap)
     matched: list[list[Found]] = []
     for wanted in prompt["include"]:
-        things = [thing for thing in found if thing.shape == wanted["class"]]
-        if "color" in wanted:
-            things = [thing for thing in things if thing.colour == wanted["color"]]
-        if "position" in wanted:
-            where, place = wanted["position"]
-            others = matched[place]
-            things = [t for t in things if any(is_placed(t, where, other) for other in others)]
+        things = [thing for thing in surest if thing.shape == wanted["class"]][: wanted["count"]]
         if len(things) < wanted["count"]:
             return False
+        if "color" in wanted and any(thing.colour != wanted["color"] for thing in things):
+            return False
+        if "position" in wanted:
+            where, place = wanted["position"]
+            pairs = itertools.product(things, matched[place])
+            if not all(is_placed(thing, where, other) for thing, other in pairs):
+                return False
         matched.append(things)
     shapes = [thing.shape for thing in found]
     return "exclude" not in prompt or all(
@@ -137,11 +145,19 @@ def is_correct(found: Sequence[Found], prompt: Mapping[str, Any]) -> bool:
 
 
 def is_placed(thing: Found, where: str, other: Found) -> bool:
-    """Whether a thing is `where`, seen from the other one: along that axis its centre lies at least
-    8 pixels away, in that direction."""
-    dx, dy = thing.x - other.x, thing.y - other.y
-    distance = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[where]
-    return distance >= 8
+    """Whether a thing is `where`, seen from the other one, as GenEval decides it.
+
+    The distance of the centres along an axis counts beyond a tenth of both sides together; the
+    direction of what is left must be within 60 degrees of the axis.
+    """
+    offset = np.array([thing.x - other.x, thing.y - other.y])
+    slack = 0.1 * np.array([thing.width + other.width, thing.height + other.height])
+    beyond = np.sign(offset) * np.maximum(np.abs(offset) - slack, 0)
+    length = float(np.hypot(*beyond))
+    if length < 1e-3:
+        return False
+    dx, dy = beyond / length
+    return float({"left of": -dx, "right of": dx, "above": -dy, "below": dy}[where]) > 0.5
 
 
 def score(folder: Path) -> dict[str, float]:

@@ -21,7 +21,7 @@ from lit_jax.jobs.train_data import DataFacts, check_data, check_recorded, open_
 from lit_jax.jobs.train_grids import check_grids
 from lit_jax.models import zoo
 from lit_jax.objectives import Objective, hybrid_objective
-from lit_jax.training.optimizer import frozen_mask, learning_rate
+from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.weights import folder
 
 DENOISERS = ("DiT", "LiT", "PixArt")
@@ -79,8 +79,8 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
     sharding.tree_shardings(zoo.abstract_params(student), mesh)
     process = make_process(student, "")
     objective = hybrid_objective(process, config.distill)
-    learning_rate(config.optimizer, config.total_steps)
-    frozen_mask(zoo.abstract_params(student), config.inherit.freeze)
+    frozen = frozen_mask(zoo.abstract_params(student), config.inherit.freeze)
+    make_optimizer(config.optimizer, config.total_steps, frozen, student)
     facts = check_data(config, student)
 
     teacher = check_teacher(config, student, facts)

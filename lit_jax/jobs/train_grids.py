@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from lit_jax import sharding
 from lit_jax.config import DenoiserConfig, PixArtConfig, TrainConfig
+from lit_jax.data.stream import BatchStream
 from lit_jax.jobs.drawing import (
     DECODE_BATCH,
     Protocol,
@@ -23,7 +24,7 @@ from lit_jax.jobs.drawing import (
     save_grid,
 )
 from lit_jax.jobs.sample_checks import check
-from lit_jax.jobs.text_drawing import TextProtocol, make_text_sampler, prompt_keys
+from lit_jax.jobs.text_drawing import TextProtocol, check_protocol, make_text_sampler, prompt_keys
 from lit_jax.jobs.train_data import open_data
 from lit_jax.models.conditions import TextCondition
 from lit_jax.models.zoo import with_params
@@ -34,9 +35,11 @@ are not finite."""
 
 
 def check_grids(config: TrainConfig, student: DenoiserConfig, mesh: Mesh) -> None:
-    """Raises ValueError for a sampling protocol that the model cannot follow."""
+    """Raises ValueError for a sampling protocol that the model cannot follow, and for more images
+    than there are captions."""
     if isinstance(student, PixArtConfig):
-        text_protocol(config)  # checks itself
+        check_protocol(text_protocol(config), student)
+        captions(config, student, mesh)
     else:
         check(student, label_protocol(config, student), (), config.sample.count, mesh.size)
 
@@ -58,8 +61,7 @@ def grid_drawer(
 
 def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: Vae) -> DrawGrid:
     """Draws for the captions of the first examples of the data, always the same ones."""
-    count = fitting_batch(config.sample.count, config.sample.count, mesh.size)
-    stream = open_data(config, student, count)
+    stream = captions(config, student, mesh)
     batch = next(stream)
     stream.close()
     placed = place_everywhere({name: batch[name] for name in ("tokens", "mask")}, mesh)
@@ -68,7 +70,7 @@ def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: 
     latent_size = batch["moments"].shape[1:3]
     sampler = make_text_sampler(student, protocol, mesh, latent_size)
     decode = jax.jit(decoder(vae[0], mesh, DECODE_BATCH), out_shardings=sharding.replicated(mesh))
-    key_Bx2 = prompt_keys(protocol.seed, ["grid"] * count, range(count))
+    key_Bx2 = prompt_keys(protocol.seed, ["grid"] * len(batch["mask"]), range(len(batch["mask"])))
 
     def draw(params: Any, path: Path) -> np.ndarray | None:
         null_cond = with_params(student, params).null_condition(cond)
@@ -76,6 +78,12 @@ def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: 
         return save_grid(np.asarray(images)[: config.sample.count], path)
 
     return draw
+
+
+def captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh) -> BatchStream:
+    """The data of a run, as many examples at a time as a grid needs; nothing is read yet."""
+    count = fitting_batch(config.sample.count, config.sample.count, mesh.size)
+    return open_data(config, student, count)
 
 
 def label_protocol(config: TrainConfig, student: DenoiserConfig) -> Protocol:

@@ -125,6 +125,7 @@ def circumstances(config: TrainConfig, data: Data) -> dict[str, Any]:
         "data.name": config.data.name,
         "data.split": config.data.split,
         "data.flip": config.data.flip,
+        "data.caption_weights": list(config.data.caption_weights),
         "optimizer.name": config.optimizer.name,
         "optimizer.clip_norm > 0": config.optimizer.clip_norm > 0,
         "inherit.freeze": list(config.inherit.freeze),

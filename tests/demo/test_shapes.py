@@ -127,6 +127,29 @@ def test_every_tag_has_its_rule(
     assert not detector.is_correct(see(*wrong), prompt)
 
 
+@pytest.mark.parametrize(
+    "things, tag, text",
+    [
+        # Only the surest thing of a class is looked at: a blob of its shape beside it is no excuse.
+        (
+            [(24, 24, 8, 8, 0.99), (4, 24, 6, 6, 0.8)],
+            "position",
+            "a photo of a square left of a circle",
+        ),
+        # Colours do not leak from one thing to another.
+        ([(8, 8, 8, 8, 0.9)], "colors", "a photo of a blue square"),
+    ],
+)
+def test_the_surest_things_count(
+    things: list[tuple[float, float, int, int, float]], tag: str, text: str
+) -> None:
+    circle = detector.Found("circle", "red", 16, 24, 8, 8, 0.95)
+    found = [circle, *(detector.Found("square", "red", *thing) for thing in things)]
+    found.append(detector.Found("square", "blue", 4, 24, 4, 4, 0.75))
+    assert not detector.is_correct(found, asked(tag, text))
+    assert detector.is_correct([circle, found[-1]], asked(tag, text))
+
+
 def test_prompts_are_drawn_without_repetition() -> None:
     chosen = prompts.prompts(24)
     assert chosen == prompts.prompts(24)

@@ -167,9 +167,15 @@ def test_grid_is_drawn_for_captions_of_the_data(
     job.train(config, tmp_path / "run", lambda text: None)
     with Image.open(tmp_path / "run" / "samples" / "0000001.png") as image:
         assert image.size[0] >= 3 * 8 and len(set(image.getdata())) > 10
-    bad = dataclasses.replace(config, sample=dataclasses.replace(grid, sampler="dpm"))
-    with pytest.raises(ValueError, match="sampler 'dpm'.*dpm_solver"):
-        job.train(bad, tmp_path / "bad", lambda text: None)
+    for changes, message in (
+        ({"sampler": "dpm"}, "sampler 'dpm'.*dpm_solver"),
+        ({"steps": "ddim25"}, "steps 'ddim25' pick timesteps, but a DPM solver chooses its own"),
+        ({"cfg_scale": float("nan")}, "guidance is nan; it must be a finite number"),
+        ({"count": 100}, "batch_size 100 exceeds the 23 examples"),
+    ):
+        bad = dataclasses.replace(config, sample=dataclasses.replace(grid, **changes))
+        with pytest.raises(ValueError, match=message):
+            job.train(bad, tmp_path / "bad", lambda text: None)
     assert not (tmp_path / "bad").exists()
 
 
