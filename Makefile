@@ -6,9 +6,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 OUT ?= runs/demo
 ARGS ?=
-PROMPT ?= a red circle and a blue square
-IMAGE ?= runs/generate.png
-export PROMPT IMAGE
+PROMPT = a red circle and a blue square
+export PROMPT
 
 # The whole suite runs in two processes, each file in one of them; each takes up to 5 GB of memory.
 WORKERS ?= --numprocesses 2 --dist loadfile
@@ -35,7 +34,8 @@ demo-t2i: $(RUNTIME)  ## text to image: data -> three students -> images -> scor
 
 generate: t2i-models  ## the shipped tiny LiT draws: make generate PROMPT="two red circles"
 	$(PY) -m lit_jax generate --model runs/t2i-models/lit --text_encoder runs/t2i-models/text_encoder \
-		--vae runs/t2i-models/vae --prompt "$$PROMPT" --out "$$IMAGE" --overwrite $(ARGS)
+		--vae runs/t2i-models/vae --prompt "$$PROMPT" $(ARGS) \
+		--out "runs/generate/$$(printf '%s' "$$PROMPT" | tr -cs '[:alnum:]' '_').png"
 
 t2i-models: $(RUNTIME)  ## only convert the shipped text-to-image models, into runs/t2i-models
 	$(PY) -m demo.t2i.models

@@ -170,7 +170,7 @@ def _template(folder: Path, schema: LatentSchema) -> tfds.core.ShardedFileTempla
 
 def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
     where = f"the moments of {example.name}"
-    moments = _as_stored(example.moments_Mxhxwx2L, schema.dtype, where, "dtype", "VAE")
+    moments = as_stored(example.moments_Mxhxwx2L, schema.dtype, where, "dtype", "VAE")
     fields: dict[str, object] = {"name": example.name, "moments": moments}
     if schema.classes:
         fields["label"] = example.label
@@ -178,14 +178,15 @@ def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
         fields[CAPTION + kind] = example.captions[index]
         if schema.text:
             where = f"the features of the {kind} caption of {example.name}"
-            fields[TOKENS + kind] = _as_stored(
+            fields[TOKENS + kind] = as_stored(
                 example.tokens[index], schema.text["dtype"], where, "text.dtype", "text encoder"
             )
     return fields
 
 
-def _as_stored(array: np.ndarray, dtype: str, where: str, option: str, network: str) -> np.ndarray:
-    """The array in `dtype`; ValueError when that is impossible. `option` sets the dtype."""
+def as_stored(array: np.ndarray, dtype: str, where: str, option: str, network: str) -> np.ndarray:
+    """The array in `dtype`; ValueError when that is impossible. `where` says what it holds, `option`
+    sets the dtype, `network` made it."""
     if not np.isfinite(array).all():
         raise ValueError(f"{where} are not finite; check the weights of the {network}")
     largest = float(np.abs(array).max(initial=0.0))

@@ -88,6 +88,9 @@ class LatentSchema:
         if self.text:
             encoder = {k: v for k, v in self.text["encoder"].items() if k != "id"}
             content["text"] = {**self.text, "encoder": encoder}
+        if self.version == 1:  # runs on older data go on with the hash they began with
+            content["captions"] = bool(self.captions)
+            del content["text"], content["buckets"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -157,7 +160,8 @@ def read_schema(folder: str | Path) -> LatentSchema:
 def _of_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
     """A schema from before there were features of captions and buckets. Its captions, which are
     called otherwise in the records, are of no use to training."""
-    return {**content, "captions": [], "text": {}, "buckets": []}
+    captions = ["caption"] if content["captions"] else []
+    return {**content, "captions": captions, "text": {}, "buckets": []}
 
 
 def read_null_caption(folder: str | Path, schema: LatentSchema) -> np.ndarray:

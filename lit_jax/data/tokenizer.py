@@ -67,7 +67,14 @@ class Tokenizer:
         self._split = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
 
     def encode(self, text: str) -> list[int]:
-        """All ids of one text, without </s> at the end, of any length."""
+        """All ids of one text, without </s> at the end, of any length. Raises ValueError for a text
+        that no UTF-8 stands for, as bytes of another encoding become on a command line."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{text[:40]!r} is no Unicode text (character {error.start}); write it in UTF-8"
+            ) from None
         ids: list[int] = []
         for part in self._split.split(text.strip()):
             if part in self._special:

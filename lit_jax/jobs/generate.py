@@ -11,7 +11,6 @@ Reads top-down: `generate` is the table of contents.
 from __future__ import annotations
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,12 @@ from lit_jax.jobs.generate_phases import (
     encode_prompts,
     text_piece,
 )
-from lit_jax.jobs.processes import Say, barrier, say_on_first_process
+from lit_jax.jobs.processes import (
+    Say,
+    as_first_process_sees,
+    barrier,
+    say_on_first_process,
+)
 from lit_jax.jobs.requests import require_space
 from lit_jax.version import VERSION
 
@@ -67,16 +71,17 @@ def generate(config: GenerateConfig, say: Say = say_on_first_process) -> Path:
         request = request_of(plan, identify(plan, say))
     output = Output(plan, request, None if config.prompt else request_of_folder(plan, request))
     present = output.present()
-    if output.finished(present):
+    missing = [
+        any(images.file(*member) not in present for member in images.members(batch))
+        for batch in images.batches
+    ]
+    finished, *missing = as_first_process_sees(np.array([output.finished(present), *missing]))
+    if finished:
         if jax.process_index() == 0:
-            shutil.rmtree(output.work, ignore_errors=True)
+            output.remove_pieces()
         say(f"nothing to do: {out} holds {counted(count, 'image')} of this request")
         return out
-    left = [
-        batch
-        for batch in images.batches
-        if any(images.file(*member) not in present for member in images.members(batch))
-    ]
+    left = [batch for batch in images.batches if missing[batch]]
     check_space(images, len(left))
     announce(images, len(left), say)
     begin(output)

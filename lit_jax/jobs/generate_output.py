@@ -6,6 +6,7 @@ Letters: H x W pixels, C channels (1 or 3).
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import itertools
@@ -24,6 +25,7 @@ from PIL import Image, PngImagePlugin
 from lit_jax import files
 from lit_jax.evaluation.images import grid_of
 from lit_jax.jobs.generate_checks import INFORMATION, Plan
+from lit_jax.jobs.processes import await_files
 from lit_jax.jobs.prompts import Prompt
 from lit_jax.jobs.requests import REQUEST, differences, plain, require_same_request
 from lit_jax.version import VERSION
@@ -124,10 +126,13 @@ class Output:
 
     def finished(self, present: set[str]) -> bool:
         """Whether nothing is left to do."""
-        if self.of_folder is not None:
-            return (self.plan.folder / RECORD).exists()
-        (prompt,) = self.plan.prompts
-        return present >= {*prompt.images} | ({prompt.grid} if prompt.grid else set())
+        out, prompts = self.plan.folder, self.plan.prompts
+        if self.of_folder is None:
+            (prompt,) = prompts
+            return present >= {*prompt.images} | ({prompt.grid} if prompt.grid else set())
+        made = {RECORD} | {name for prompt in prompts for name in prompt.images}
+        made |= {name for p in prompts for name in (p.grid, p.metadata_file) if name}
+        return all((out / name).exists() for name in made)
 
     @property
     def work(self) -> Path:
@@ -135,7 +140,7 @@ class Output:
         if self.of_folder is not None:
             return self.plan.folder / WORK
         out = Path(self.plan.config.out).expanduser()
-        return out.with_name(f"{out.name}.{WORK}")
+        return out.with_name(f".{out.name}.{WORK}")
 
     def pieces(self) -> Pieces:
         """The pieces of this request: those of another one are none of ours."""
@@ -161,6 +166,7 @@ class Output:
         """Writes what is made from the images, then the record that marks completion, then removes
         the pieces. Call it on one process."""
         out = self.plan.folder
+        await_files([out / name for prompt in self.plan.prompts for name in prompt.images])
         for prompt in self.plan.prompts:
             if prompt.metadata_file:
                 files.write_text(out / prompt.metadata_file, prompt.metadata + "\n")
@@ -172,7 +178,14 @@ class Output:
         if self.of_folder is not None:
             made = [{PROMPT: p.text, "images": list(p.images)} for p in self.plan.prompts]
             files.write_json(out / RECORD, self.of_folder | dict(record) | {"made": made})
-        shutil.rmtree(self.work, ignore_errors=True)
+        self.remove_pieces()
+
+    def remove_pieces(self) -> None:
+        """Removes what is left of the work on this request, and nothing else."""
+        ours = self.work if self.of_folder is not None else self.pieces().folder
+        shutil.rmtree(ours, ignore_errors=True)
+        with contextlib.suppress(OSError):  # other work lies there
+            self.work.rmdir()
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 Say = Callable[[str], None]
@@ -21,3 +24,27 @@ def barrier(name: str) -> None:
     """Waits until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def as_first_process_sees(found: np.ndarray) -> np.ndarray:
+    """`found` of process 0, on all of them: a network file system may show them different things,
+    and what they do together must not depend on it."""
+    return np.asarray(multihost_utils.broadcast_one_to_all(found))
+
+
+# What other hosts wrote may show late on a network file system, which remembers what was missing.
+SECONDS_TO_APPEAR = 120.0
+
+
+def await_files(paths: Iterable[Path]) -> None:
+    """Waits for files that other processes have written. Raises ValueError when they do not show
+    up: the hosts do not share the folder."""
+    deadline = time.monotonic() + SECONDS_TO_APPEAR
+    for path in paths:
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"{path}, which another host wrote, is not there; all hosts must share the"
+                    " folder. The same command makes what is missing"
+                )
+            time.sleep(0.5)

@@ -70,11 +70,11 @@ def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: 
     latent_size = batch["moments"].shape[1:3]
     sampler = make_text_sampler(student, protocol, mesh, latent_size)
     decode = jax.jit(decoder(vae[0], mesh, DECODE_BATCH), out_shardings=sharding.replicated(mesh))
-    key_Bx2 = prompt_keys(protocol.seed, ["grid"] * len(batch["mask"]), range(len(batch["mask"])))
+    key_B = prompt_keys(protocol.seed, ["grid"] * len(batch["mask"]), range(len(batch["mask"])))
 
     def draw(params: Any, path: Path) -> np.ndarray | None:
         null_cond = with_params(student, params).null_condition(cond)
-        images = decode(vae[1], sampler(params, key_Bx2, cond, null_cond))
+        images = decode(vae[1], sampler(params, key_B, cond, null_cond))
         return save_grid(np.asarray(images)[: config.sample.count], path)
 
     return draw

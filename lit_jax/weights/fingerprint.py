@@ -17,7 +17,7 @@ from lit_jax.files import sha256_file
 from lit_jax.models.zoo import Params
 from lit_jax.sharding import path_string
 from lit_jax.weights.folder import CONFIG, load_model_dir, read_config, require_weights
-from lit_jax.weights.leaves import stored_leaves
+from lit_jax.weights.leaves import stored_dtypes, stored_leaves
 
 
 def params_sha256(params: Params) -> str:
@@ -120,8 +120,9 @@ class TextEncoderIdentity:
 
     `sha256` is that of the network's numbers in float32 before anything rounded them, so that it
     is the same for what `--dtype bfloat16` or int8 make of them; `tokenizer_sha256` that of
-    `spiece.model`. `id`, the name of the model folder, and `weights`, "float" or "int8", are for
-    people. `width` is that of a feature.
+    `spiece.model`. `id`, the name of the model folder, is for people; `weights` says what the
+    numbers are stored in, as "bfloat16": features of one encoder differ a little with it. `width`
+    is that of a feature.
     """
 
     id: str
@@ -167,7 +168,7 @@ def text_encoder_identity(path: str | Path) -> TextEncoderIdentity:
         sha256=float_sha256(path),
         tokenizer_sha256=sha256_file(tokenizer),
         width=config.d_model,
-        weights=config.weights,
+        weights=", ".join(stored_dtypes(path)),
     )
 
 

@@ -31,6 +31,12 @@ def stored_leaves(model_dir: str | Path) -> tuple[NetworkConfig, dict[str, Unrea
     }
 
 
+def stored_dtypes(model_dir: str | Path) -> tuple[str, ...]:
+    """What the parameters of a model folder are stored in, as ("bfloat16",)."""
+    tree = ocp.PyTreeCheckpointHandler().metadata(Path(model_dir).absolute() / PARAMS).tree
+    return tuple(sorted({str(np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)}))
+
+
 def _reader(directory: Path, name: str, leaf: Any) -> Callable[[], np.ndarray]:
     def nested(value: Any) -> dict[str, Any]:
         tree: dict[str, Any] = traverse_util.unflatten_dict({name: value}, sep="/")
