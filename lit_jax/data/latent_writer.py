@@ -185,8 +185,8 @@ def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
 
 
 def as_stored(array: np.ndarray, dtype: str, where: str, option: str, network: str) -> np.ndarray:
-    """The array in `dtype`; ValueError when that is impossible. `where` says what it holds, `option`
-    sets the dtype, `network` made it."""
+    """The array in `dtype`; ValueError when that is impossible. `where` says what it holds,
+    `option` sets the dtype, `network` made it."""
     if not np.isfinite(array).all():
         raise ValueError(f"{where} are not finite; check the weights of the {network}")
     largest = float(np.abs(array).max(initial=0.0))

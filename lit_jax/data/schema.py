@@ -52,8 +52,9 @@ class LatentSchema:
     used. `classes` is empty without labels, `captions` (their kinds) without captions. `text` is
     empty without features of captions, and else {"encoder": the fields of
     `weights.fingerprint.TextEncoderIdentity`, "max_length", "dtype", "width"}. `buckets` are the
-    (height, width) in pixels that examples may have, empty when all are square. `source` says which
-    images: kind, path, name, split, and the sha256 of their listing.
+    (height, width) in pixels that examples may have, empty when all are square. `crop` is how they
+    were cut: "adm", or "fill" into buckets (see `data.crop`). `source` says which images: kind,
+    path, name, split, and the sha256 of their listing.
     """
 
     vae: Mapping[str, Any]

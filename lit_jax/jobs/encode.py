@@ -105,9 +105,11 @@ def begin(plan: Plan) -> dict[int, ShardResult]:
     check_disk_space(plan, missing)
     if jax.process_index() == 0 and not (plan.out / REQUEST).is_file():
         files.write_json(plan.out / REQUEST, plan.request)
+    side, text = plan.config.resolution, plan.config.text.encoder
     plan.say(
         f"encoding {plan.num_images:,} images of {plan.config.source.path} at"
-        f" {plan.config.resolution} x {plan.config.resolution} with {plan.config.vae}:"
+        f" {'about ' if plan.config.buckets else ''}{side} x {side} with {plan.config.vae}"
+        f"{f' and captions with {text}' if text else ''}:"
         f" {plan.num_shards:,} shards, {len(missing):,} to do"
     )
     return results

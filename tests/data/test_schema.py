@@ -44,6 +44,37 @@ def test_shapes_and_split() -> None:
     assert SCHEMA.split == "validation"
 
 
+@pytest.mark.parametrize(
+    ("captions", "sha256"),
+    [
+        (False, "a62489746de918ec3ed2537f626c343da92e3b2ac408daeee910b4ba4c1a3e4d"),
+        (True, "3ecf027e5f6ee8f5061bf3cd75e9fd5b96cc03ebda3d1bfcbfe736e458286857"),
+    ],
+)
+def test_data_of_version_1_keep_their_hash(tmp_path: Path, captions: bool, sha256: str) -> None:
+    """The hash is part of the checkpoints of runs that go on with these data."""
+    vae = {"id": "v", "sha256": "0" * 64, "encoder_sha256": "1" * 64, "scaling_factor": 0.5}
+    source = {"kind": "class_folders", "path": "p", "name": "", "split": "train"}
+    content = {
+        "vae": vae | {"downsampling": 2, "latent_channels": 4},
+        "dtype": "float32",
+        "precision": "highest",
+        "resolution": 8,
+        "latent_shape": [4, 4, 4],
+        "mirrors": True,
+        "count": 3,
+        "skipped": 0,
+        "classes": ["a", "b"],
+        "captions": captions,
+        "source": source | {"sha256": "2" * 64},
+        "crop": "adm",
+        "moments": "mean, log_variance",
+        "version": 1,
+    }
+    (tmp_path / "schema.json").write_text(json.dumps(content))
+    assert read_schema(tmp_path).identity_sha256() == sha256
+
+
 def test_refuses_what_is_no_schema(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no latents: it has no schema.json"):
         read_schema(tmp_path)

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import re
+import shutil
 import socket
 from pathlib import Path
 
@@ -139,6 +140,27 @@ def test_a_finished_folder_is_left_alone(
     generate(config, said.append)
     assert said[-1] == f"nothing to do: {one_process} holds 15 images of this request"
     assert contents(one_process) == before and not (one_process / "work").exists()
+
+
+def test_what_is_lost_is_drawn_again(
+    one_process: Path, folders: Folders, metadata: str, tmp_path: Path
+) -> None:
+    out = shutil.copytree(one_process, tmp_path / "g")
+    before = contents(out)
+    lost = ("00001/samples/0001.png", "00000/grid.png", "00002/metadata.jsonl")
+    for name in lost:
+        (out / name).unlink()
+    config = config_for(folders, out, geneval=metadata, num_images=IMAGES)
+    generate(config, lambda text: None)
+    assert contents(out) == before
+
+
+def test_only_the_own_work_is_removed(folders: Folders, tmp_path: Path) -> None:
+    stranger = tmp_path / ".i.png.work" / "mine.txt"
+    stranger.parent.mkdir()
+    stranger.write_text("kept")
+    generate(config_for(folders, tmp_path / "i.png"), lambda text: None)
+    assert sorted(contents(tmp_path)) == [".i.png.work/mine.txt", "i.png"]
 
 
 def test_a_prompt_with_an_odd_line_separator(folders: Folders, tmp_path: Path) -> None:

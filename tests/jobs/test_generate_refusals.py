@@ -59,6 +59,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 # On top of a request that is in order: flags, and what the line must say.
 REFUSED: dict[str, tuple[list[str], str]] = {
+    "not unicode": (["--prompt=a \udcff cat"], "is no Unicode text (character 2)"),
     "no model": (["--model=nowhere"], "nowhere is not a model folder"),
     "no text encoder": (["--text_encoder=nowhere"], "nowhere is not a model folder"),
     "no vae": (["--vae=nowhere"], "nowhere is not a model folder"),

@@ -145,6 +145,10 @@ def test_batches_of_several_sizes_and_resume(
     assert reproducible(whole) == reproducible(parts)
     with pytest.raises(ValueError, match="was trained with optimizer.name 'came', now 'adamw'"):
         job.train(distilled(data, pixart, total_steps=9), parts, lambda text: None)
+    other = dataclasses.replace(data, caption_weights=(0.5, 0.5))
+    config = distilled(other, pixart, total_steps=9, optimizer=came)
+    with pytest.raises(ValueError, match=r"data.caption_weights \[0.6, 0.4\], now \[0.5, 0.5\]"):
+        job.train(config, parts, lambda text: None)
 
 
 def test_learns_from_captions(captioned: DataConfig, tmp_path: Path) -> None:
