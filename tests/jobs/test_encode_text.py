@@ -60,6 +60,7 @@ def finished(
     """Ten images with captions, in two shards."""
     out, said = tmp_path_factory.mktemp("out") / "latents", list[str]()
     encode(text_config(vae, images, text_encoder), out, said.append)
+    assert f"and captions with {text_encoder}: 2 shards" in said[0]
     texts = [path.read_text() for path in images.glob("*.txt")]
     mask_NxL = load_tokenizer(text_encoder)(texts, 100)[1]
     cut = int((mask_NxL.sum(axis=1) > LENGTH).sum())

@@ -128,11 +128,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_is_noticed(draw: Draw, option: str) -> None:
     changes = OPTIONS[option]
-    # Three steps of the two DPM solvers ask at the same times.
-    without = draw(steps=changes["steps"]) if "sampler" in changes else draw()
+    # Three steps of the two DPM solvers ask at the same times, and seven at nearly the same: equal
+    # programs give equal pictures, so that one grey level is a difference.
+    other_sampler = "sampler" in changes
+    without = draw(steps=changes["steps"]) if other_sampler else draw()
     picture = draw(**changes)
     assert picture.shape == without.shape
-    assert np.abs(picture - without).max() > 1
+    assert np.abs(picture - without).max() > (0 if other_sampler else 1)
     if option in ("steps", "bfloat16"):  # the same picture, in other strokes
         assert np.abs(picture - draw()).mean() < np.abs(draw(seed=1) - draw()).mean()
 
