@@ -103,10 +103,11 @@ class LatentSchema:
     @property
     def moments_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
         """The shape of "moments" in an example, per bucket; one without buckets."""
+        if not self.buckets:
+            return (self.moments_shape,)
         views, _, _, channels = self.moments_shape
         down = self.vae["downsampling"]
-        sizes = ((views, h // down, w // down, channels) for h, w in self.buckets)
-        return tuple(sizes) or (self.moments_shape,)
+        return tuple((views, h // down, w // down, channels) for h, w in self.buckets)
 
 
 def dataset_folder(folder: str | Path) -> Path:

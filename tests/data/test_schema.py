@@ -42,6 +42,9 @@ def test_shapes_and_split() -> None:
     assert SCHEMA.moments_shape == (2, 32, 32, 8)
     assert dataclasses.replace(SCHEMA, mirrors=False).moments_shape == (1, 32, 32, 8)
     assert SCHEMA.split == "validation"
+    assert SCHEMA.moments_shapes == ((2, 32, 32, 8),)
+    mixed = dataclasses.replace(SCHEMA, buckets=((128, 512), (256, 256)))
+    assert mixed.moments_shapes == ((2, 16, 64, 8), (2, 32, 32, 8))
 
 
 @pytest.mark.parametrize(

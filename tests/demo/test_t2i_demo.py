@@ -53,7 +53,7 @@ def test_report_has_the_promised_rows(walk: list[str]) -> None:
     by_name = {row["name"]: row for row in content["rows"]}
     assert by_name["teacher"]["steps"] > 25 == by_name["lit_distilled"]["steps"]
     # The shipped teacher is trained; 25 steps from scratch are not.
-    assert by_name["teacher"]["overall"] > 0.7 > by_name["lit_scratch"]["overall"] + 0.3
+    assert by_name["teacher"]["overall"] > 0.5 > by_name["lit_scratch"]["overall"] + 0.3
     assert all(name in (out / "report.md").read_text() for name in NAMES)
     assert content["protocol"]["images"] == 4 * content["protocol"]["prompts"] == 4 * 12
     for name in ("samples.png", "losses.png"):

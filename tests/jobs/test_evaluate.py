@@ -432,7 +432,9 @@ def test_provenance_belongs_to_the_request(place: Place, tmp_path: Path) -> None
     np.savez(tmp_path / "samples.npz", arr_0=SAMPLES)
     place.run(tmp_path / "m.json", samples=tmp_path / "samples.npz")
     (tmp_path / "sample.json").write_text('{"count": 32}')
-    with pytest.raises(ValueError, match="another request: sample_json_sha256 is nothing, asked for is "):
+    with pytest.raises(
+        ValueError, match="another request: sample_json_sha256 is nothing, asked for is "
+    ):
         place.run(tmp_path / "m.json", samples=tmp_path / "samples.npz")
 
 
