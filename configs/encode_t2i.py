@@ -1,6 +1,6 @@
 """Images with long and short captions as PixArt-Sigma and LiT-0.6B are trained on them.
 
-    python -m lit_jax encode --config configs/encode_t2i.py:512 --out data/t2i512 \\
+    python -m lit_jax encode --config configs/encode_t2i.py:512 --out data/t2i512_latents \\
         --config.source.path=FOLDER --config.vae=MODEL_FOLDER --config.text.encoder=MODEL_FOLDER
 
 The texts of FOLDER/a.png are FOLDER/a.long.txt and FOLDER/a.short.txt; one of them will do. Images

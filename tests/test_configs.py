@@ -13,13 +13,13 @@ import pytest
 from configs import common, reproduce
 from configs.digits_roadmap import ROWS as MINIATURE
 from configs.published import ROWS, TABLES
-from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
+from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.inheritance import POLICIES
 from lit_jax.jobs.command_line import JOB_FLAGS
 from lit_jax.models import zoo
 from lit_jax.objectives import hybrid_objective
-from lit_jax.training.optimizer import SCHEDULES, learning_rate
+from lit_jax.training.optimizer import OPTIMIZERS, SCHEDULES, learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,9 +42,16 @@ DIGITS: dict[str, tuple[str, ...]] = {
     "digits_lit": ("distilled", "inherited", "scratch"),
     "digits_roadmap": ("source", *(name for name, row in MINIATURE.items() if not row.same_as)),
 }
+TEXT: dict[str, tuple[str, ...]] = {
+    "lit_t2i": ("512", "1024"),
+    "shapes_teacher": (),
+    "shapes_lit": ("distilled", "inherited", "scratch"),
+}
 ENCODE: dict[str, tuple[str, ...]] = {
     "encode_folder": ("classes", "images", "captions"),
     "encode_imagenet": ("256", "512"),
+    "encode_t2i": ("512", "1024"),
+    "shapes_encode": (),
 }
 
 
@@ -52,7 +59,9 @@ def module(name: str) -> Any:
     return importlib.import_module(f"configs.{name}")
 
 
-ARGUMENTS: dict[str, tuple[str, ...]] = DIGITS | {f: module(f).ARGUMENTS for f in IMAGENET}
+ARGUMENTS: dict[str, tuple[str, ...]] = (
+    DIGITS | TEXT | {name: module(name).ARGUMENTS for name in IMAGENET}
+)
 CASES = [(name, argument) for name, row in ARGUMENTS.items() for argument in row or (None,)]
 
 
@@ -81,15 +90,20 @@ def test_config_builds(name: str, argument: str | None) -> None:
         assert (model.image_size, model.in_channels, model.num_classes) == ((side, side), 4, 1000)
         assert config.data.name == f"imagenet{8 * side}_latents"
         assert config.data.vae == "models/sd-vae-ft-ema"
+    elif name in TEXT:
+        assert isinstance(model, PixArtConfig) and not config.data.flip
+        assert config.optimizer.name in OPTIMIZERS
+        assert config.data.caption_weights == (0.6, 0.4)
     else:
         assert (model.image_size, model.in_channels, model.num_classes) == ((8, 8), 1, 10)
 
 
 @pytest.mark.parametrize("name", ENCODE)
 def test_encode_config_builds(name: str) -> None:
+    arguments = [(argument,) for argument in ENCODE[name]] or [()]
     built = [
-        from_mapping(EncodeConfig, module(name).get_config(argument).to_dict())
-        for argument in ENCODE[name]
+        from_mapping(EncodeConfig, module(name).get_config(*chosen).to_dict())
+        for chosen in arguments
     ]
     assert len(set(map(repr, built))) == len(built)
 
@@ -146,6 +160,30 @@ def test_students_of_the_whole_recipe() -> None:
     large = build("lit_imagenet512", "XL/2")
     assert (large.total_steps, large.distill.noise_weight) == (700_000, 1.0)
     assert large.distill.teacher == large.inherit.source == "models/DiT-XL-2-512"
+
+
+def test_stages_of_text_to_image() -> None:
+    """LiT, section 4.3 and its supplement: two linear heads, kernel 5, and two stages; the second
+    one goes on from the first, on latents that its own encode job makes."""
+    for argument, steps, batch in (("512", 106_000, 8 * 48), ("1024", 155_000, 2 * 48)):
+        config = build("lit_t2i", argument)
+        assert (config.total_steps, config.batch_size) == (steps, batch)
+        assert config.optimizer.learning_rate == 2e-5 and config.optimizer.clip_norm > 0
+        assert (config.distill.noise_weight, config.distill.variance_weight) == (1.0, 0.05)
+        model = zoo.model_config(config.model.name, **config.model.overrides)
+        assert (model.mixer, model.num_heads, model.kernel_size) == ("linear", 2, 5)
+        assert (model.depth, model.hidden_size, model.class_dropout_prob) == (28, 1152, 0.1)
+        assert model.image_size == (int(argument) // 8,) * 2
+        assert model.pe_interpolation == int(argument) / 512
+        encoded = from_mapping(EncodeConfig, module("encode_t2i").get_config(argument).to_dict())
+        assert encoded.text.max_length == model.model_max_length == 300
+        assert encoded.resolution == int(argument) and encoded.vae == config.data.vae
+        assert encoded.source.caption_kinds == ("long", "short")  # as the weights are given
+        assert config.data.name == f"t2i{argument}_latents"
+    assert "--out data/t2i512_latents" in module("encode_t2i").__doc__
+    assert build("lit_t2i", "512").inherit.policy == "all_but_attention"
+    second = build("lit_t2i", "1024").inherit
+    assert (second.source, second.policy) == ("runs/lit_t2i_512", "all")
 
 
 def test_ablations_change_what_they_are_about() -> None:

@@ -124,6 +124,26 @@ def test_refuses_numbers_it_cannot_store(
     write_records(path, dataclasses.replace(schema, dtype="float32"), [example(0, schema, 1e3)])
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (
+            7e4,
+            "of the short caption of é/0.png reach 7e.04, more than float16 can hold; set text.d",
+        ),
+        (np.inf, "of the short caption of é/0.png are not finite; check .* the text encoder"),
+    ],
+)
+def test_refuses_features_it_cannot_store(tmp_path: Path, value: float, message: str) -> None:
+    path, given = record_file(tmp_path, SCHEMA, 0, 1), example(0)
+    loud = dataclasses.replace(given, tokens=[given.tokens[0], np.full((1, 3), value)])
+    with pytest.raises(ValueError, match=message):
+        write_records(path, SCHEMA, [loud])
+    wider = dataclasses.replace(SCHEMA, text=SCHEMA.text | {"dtype": "bfloat16"})
+    if np.isfinite(value):
+        write_records(path, wider, [loud])
+
+
 def test_a_failing_image_leaves_no_file(tmp_path: Path) -> None:
     def stops() -> Iterator[LatentExample]:
         yield example(0)

@@ -166,7 +166,7 @@ def test_features_beyond_float16(vae: Path, images: Path, tmp_path: Path) -> Non
     write_tokenizer(encoder)
     config = text_config(vae, images, encoder)
     message = (
-        r"the features of the long caption of 000.png reach \d.*, more than float16 can hold; set"
+        r"the features of the empty caption reach \d.*, more than float16 can hold; set"
         " text.dtype to float32 or bfloat16 and encode into another folder"
     )
     with pytest.raises(ValueError, match=message):
@@ -220,7 +220,7 @@ def test_another_text_encoder_is_refused_and_a_moved_one_is_not(
     with pytest.raises(ValueError, match=r"another request: text.encoder.sha256 is \w+\.\.\., ask"):
         encode(text_config(vae, images, other), finished, lambda _: None)
     quantise_t5(text_encoder, tmp_path / "int8")
-    differing = "text.encoder.weights is float32, asked for is float32, int8;"
+    differing = "text.encoder.weights is float32, asked for is .*int8;"
     with pytest.raises(ValueError, match=differing):
         encode(text_config(vae, images, tmp_path / "int8"), finished, lambda _: None)
     moved = shutil.copytree(text_encoder, tmp_path / "moved")
