@@ -24,7 +24,7 @@ TEACHER = "runs/t2i-models/teacher"
 def get_config(argument: str = "distilled") -> ConfigDict:
     recipe = common.choose(argument, ("distilled", "inherited", "scratch"))
     config = common.shapes()
-    config.total_steps = 400
+    config.total_steps = 1_200
     config.model.overrides.update(
         {
             "mixer": "linear",
@@ -34,13 +34,14 @@ def get_config(argument: str = "distilled") -> ConfigDict:
             "kernel_fn": "relu",
         }
     )
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_steps = 20
+    config.optimizer.schedule = "cosine"
+    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.warmup_steps = 50
     config.ema.decay = 0.99
     config.ema.warmup = True
     config.distill.noise_weight, config.distill.variance_weight = 1.0, 0.05
-    config.log_every = 5
-    config.checkpoint_every = 400
+    config.log_every = 10
+    config.checkpoint_every = 1_200
     if recipe != "scratch":
         config.inherit.source = TEACHER
     if recipe == "distilled":
