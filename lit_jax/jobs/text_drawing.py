@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,6 @@ from lit_jax.models import zoo
 from lit_jax.models.conditions import TextCondition
 
 Draw = Callable[[Any, Any, TextCondition, TextCondition], jax.Array]
-Select = Callable[[np.ndarray], tuple[jax.Array, TextCondition, TextCondition]]
 
 
 @dataclass(frozen=True)
@@ -118,18 +117,3 @@ def make_text_sampler(
         return latents_BxhxwxC.astype(jnp.float32)
 
     return jax.jit(draw, out_shardings=sharding.replicated(mesh))
-
-
-def draw_latents(
-    draw: Draw, params: Any, select: Select, count: int, batch_size: int
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Images 0 .. count-1 as (number of the first, latents float32 [b, h, w, C]) batch by batch.
-
-    `select(index_B)` gives keys, condition and null condition of the images with these numbers, as
-    host arrays. The last batch is filled with copies nobody keeps, so that nothing is compiled
-    twice.
-    """
-    for first in range(0, count, batch_size):
-        index_B = np.minimum(np.arange(first, first + batch_size), count - 1)
-        latents_BxhxwxC = np.asarray(draw(params, *select(index_B)))
-        yield first, latents_BxhxwxC[: count - first]
