@@ -131,7 +131,7 @@ def test_a_run_on_latents_shows_decoded_grids(
         student=config,
         mesh=mesh,
         workdir=tmp_path,
-        vae="of the data",
+        facts=SimpleNamespace(vae="of the data"),
         say=print,
     )
     shown: list[np.ndarray] = []

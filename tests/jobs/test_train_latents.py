@@ -58,7 +58,7 @@ def test_three_steps(latents: DataConfig, tmp_path: Path) -> None:
     job.train(run_config(latents, total_steps=3), tmp_path / "run", said.append)
     saved = json.loads((tmp_path / "run" / "config.json").read_text())
     assert saved["vae"] == dataclasses.asdict(vae)
-    assert saved["train"]["data"] == dataclasses.asdict(latents)
+    assert saved["train"]["data"] == json.loads(json.dumps(dataclasses.asdict(latents)))
     lines = read_trace(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2, 3]
     # A new model predicts no noise at all.

@@ -35,7 +35,7 @@ def test_identity(tmp_path: Path) -> None:
     quantise_t5(tmp_path / "a", tmp_path / "a8")
     a, b, a8 = (text_encoder_identity(tmp_path / name) for name in ("a", "b", "a8"))
     assert (a.id, a.width, a.weights) == ("a", TINY_T5.d_model, "float32")
-    assert (a8.id, a8.weights) == ("a8", "float32, int8")
+    assert (a8.id, a8.weights) == ("a8", "bfloat16, float32, int8")
     assert a == from_mapping(TextEncoderIdentity, dataclasses.asdict(a))
     a.require_same(a8, "the features", "--text_encoder")
     with pytest.raises(
