@@ -44,7 +44,7 @@ roadmap: $(RUNTIME)  ## the paper's Tables 1-4 in miniature, three seeds (an hou
 	$(PY) demo/roadmap.py $(ARGS)
 
 teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export it
-	$(PY) demo/train_teacher.py
+	$(PY) -m demo.train_teacher
 
 teacher-t2i: $(RUNTIME)  ## train the teacher of demo-t2i again (most of an hour) and export it
 	$(PY) -m demo.t2i.train_teacher

@@ -28,10 +28,11 @@ import numpy as np  # noqa: E402
 from absl import logging  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
+from demo.training_runs import draw_losses, training_effort  # noqa: E402
 from lit_jax import files  # noqa: E402
 from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
 from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, curves, images, reports, scores  # noqa: E402
+from lit_jax.evaluation import classifier, images, reports, scores  # noqa: E402
 from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
 from lit_jax.jobs.train import train  # noqa: E402
 from lit_jax.models.cost import attention_macs  # noqa: E402
@@ -251,7 +252,7 @@ def score_model(
     accuracy = {
         k: classifier.conditional_accuracy(judge, v["arr_0"], v["labels"]) for k, v in drawn.items()
     }
-    steps, seconds = training_effort(model)
+    steps, seconds = training_effort(model, TEACHER)
     return reports.ModelRow(
         name=name,
         frechet_distance=distance["ddpm"],
@@ -282,27 +283,7 @@ def draw_pictures(
     images.comparison_figure(
         out / "samples.png", panels, columns=PER_CLASS, captions=captions, scale=4
     )
-    curves.loss_curves(out / "losses.png", loss_traces(models), title=LOSS_TITLE, ylabel="mse")
-
-
-LOSS_TITLE = "noise prediction error of the students while training"
-
-
-def loss_traces(models: dict[str, Path]) -> dict[str, tuple[list[int], list[float]]]:
-    """The L_simple part of each student's loss, which all three share."""
-    found = {}
-    for name, model in models.items():
-        if trace := read_trace(model / TRACE):
-            found[name] = ([line["step"] for line in trace], [line["mse"] for line in trace])
-    return found
-
-
-def training_effort(model: Path) -> tuple[int, float]:
-    """Steps and seconds of training; those of the shipped teacher are recorded beside it."""
-    if trace := read_trace(model / TRACE):
-        return trace[-1]["step"], sum(line["clock"]["seconds"] for line in trace)
-    recorded = json.loads(TEACHER.with_suffix(".json").read_text())
-    return recorded["steps"], recorded["train_seconds"]
+    draw_losses(out / "losses.png", models)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 from absl import logging  # noqa: E402
 
 from demo.t2i import detector, models, prompts, report, shapes  # noqa: E402
+from demo.training_runs import draw_losses, training_effort  # noqa: E402
 from lit_jax import files  # noqa: E402
 from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping  # noqa: E402
 from lit_jax.config.generate import GenerateConfig  # noqa: E402
-from lit_jax.evaluation import curves  # noqa: E402
 from lit_jax.jobs.encode import encode  # noqa: E402
 from lit_jax.jobs.generate import generate  # noqa: E402
 from lit_jax.jobs.train import train  # noqa: E402
@@ -184,7 +184,7 @@ def score(
     for name, model in denoisers.items():
         config = folder.read_config(model)
         assert isinstance(config, PixArtConfig)
-        steps, seconds = training_effort(model)
+        steps, seconds = training_effort(model, models.SHIPPED["teacher"])
         rows.append(
             report.Row(
                 name=name,
@@ -196,14 +196,14 @@ def score(
             )
         )
     report.draw_samples(out / "samples.png", samples)
-    curves.loss_curves(out / "losses.png", loss_traces(denoisers), title=LOSS_TITLE, ylabel="mse")
+    draw_losses(out / "losses.png", denoisers)
     protocol = {
         "prompts": len(list(samples["teacher"].glob("[0-9]*/metadata.jsonl"))),
         "images": len(list(samples["teacher"].glob("[0-9]*/samples/*.png"))),
         "sampler": "dpm_solver (DPM-Solver++ 2M)",
         "steps": STEPS,
         "guidance": GUIDANCE,
-        "dtype": "float32",
+        "dtype": json.loads((samples["teacher"] / "generate.json").read_text())["dtype"],
         "seed": seed,
         "detector_sha256": files.sha256_file(Path(detector.__file__)),
         "weights_sha256": {
@@ -213,26 +213,6 @@ def score(
     }
     report.write_report(out, rows, protocol)
     return rows
-
-
-LOSS_TITLE = "noise prediction error of the students while training"
-
-
-def loss_traces(denoisers: dict[str, Path]) -> dict[str, tuple[list[int], list[float]]]:
-    """The L_simple part of each student's loss, which all three share."""
-    found = {}
-    for name, model in denoisers.items():
-        if trace := read_trace(model / TRACE):
-            found[name] = ([line["step"] for line in trace], [line["mse"] for line in trace])
-    return found
-
-
-def training_effort(model: Path) -> tuple[int, float]:
-    """Steps and seconds of training; those of the shipped teacher are recorded beside it."""
-    if trace := read_trace(model / TRACE):
-        return trace[-1]["step"], sum(line["clock"]["seconds"] for line in trace)
-    recorded = json.loads(models.SHIPPED["teacher"].with_suffix(".json").read_text())
-    return recorded["steps"], recorded["train_seconds"]
 
 
 if __name__ == "__main__":

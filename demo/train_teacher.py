@@ -8,15 +8,8 @@ one is complete.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from pathlib import Path
 
-from lit_jax import files
-from lit_jax.training.metrics import TRACE, read_trace
-
-ROOT = Path(__file__).resolve().parents[1]
+from demo.training_runs import make_teacher
 
 
 def main() -> None:
@@ -24,22 +17,8 @@ def main() -> None:
     parser.add_argument("--workdir", default="runs/digits_teacher", help="folder of the run")
     parser.add_argument("--dst", default="demo/teacher/digits_dit.safetensors", help="the teacher")
     args = parser.parse_args()
-    train = ["-m", "lit_jax", "train", "--config", "configs/digits_teacher.py"]
-    export = ["tools/convert_torch_ckpt.py", "--export", "--layout", "dit", "--overwrite"]
-    for command in (
-        ["-m", "lit_jax.data", "digits", "runs/demo/data"],
-        [*train, "--workdir", args.workdir],
-        [*export, "--src", args.workdir, "--dst", args.dst],
-    ):
-        print("===", "python", *command, flush=True)
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
-    trace = read_trace(ROOT / args.workdir / TRACE)
-    note = {
-        "config": "configs/digits_teacher.py",
-        "steps": trace[-1]["step"],
-        "train_seconds": round(sum(line["clock"]["seconds"] for line in trace)),
-    }
-    files.write_text((ROOT / args.dst).with_suffix(".json"), json.dumps(note, indent=2) + "\n")
+    data = [["-m", "lit_jax.data", "digits", "runs/demo/data"]]
+    make_teacher(data, "configs/digits_teacher.py", "dit", args.workdir, args.dst)
 
 
 if __name__ == "__main__":

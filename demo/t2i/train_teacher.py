@@ -9,16 +9,9 @@ it is until the new one is complete. The VAE and the text encoder are the shippe
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 from demo.t2i.models import SHIPPED
-from lit_jax import files
-from lit_jax.training.metrics import TRACE, read_trace
-
-ROOT = Path(__file__).resolve().parents[2]
+from demo.training_runs import make_teacher
 
 
 def main() -> None:
@@ -27,24 +20,12 @@ def main() -> None:
     parser.add_argument("--dst", default=str(SHIPPED["teacher"]), help="the teacher")
     args = parser.parse_args()
     encode = ["-m", "lit_jax", "encode", "--config", "configs/shapes_encode.py"]
-    train = ["-m", "lit_jax", "train", "--config", "configs/shapes_teacher.py"]
-    export = ["tools/convert_torch_ckpt.py", "--export", "--layout", "pixart", "--overwrite"]
-    for command in (
+    data = [
         ["-m", "demo.t2i.shapes", "runs/demo-t2i/images"],
         ["-m", "demo.t2i.models", "--only", "vae", "text_encoder"],
         [*encode, "--out", "runs/demo-t2i/latents"],
-        [*train, "--workdir", args.workdir],
-        [*export, "--src", args.workdir, "--dst", args.dst],
-    ):
-        print("===", "python", *command, flush=True)
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
-    trace = read_trace(ROOT / args.workdir / TRACE)
-    note = {
-        "config": "configs/shapes_teacher.py",
-        "steps": trace[-1]["step"],
-        "train_seconds": round(sum(line["clock"]["seconds"] for line in trace)),
-    }
-    files.write_text((ROOT / args.dst).with_suffix(".json"), json.dumps(note, indent=2) + "\n")
+    ]
+    make_teacher(data, "configs/shapes_teacher.py", "pixart", args.workdir, args.dst)
 
 
 if __name__ == "__main__":
