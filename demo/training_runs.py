@@ -1,4 +1,4 @@
-"""What both demos do with training runs: make the shipped teacher again, and tell of the students."""
+"""What both demos do with training runs: make the shipped teacher, and tell of the students."""
 
 from __future__ import annotations
 

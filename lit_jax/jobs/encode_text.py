@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from lit_jax.config import TextConfig
 from lit_jax.data.latent_writer import LatentExample
 from lit_jax.data.tokenizer import Tokenizer
-from lit_jax.jobs.text_features import load_text_encoder
+from lit_jax.jobs.text_features import Program, features_of_each, load_text_encoder
 from lit_jax.models import zoo
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class CaptionEncoder:
     max_length: int
     width: int
     batch_size: int
-    program: Callable[[np.ndarray, np.ndarray], jax.Array]
+    program: Program
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Features float32 [n, D] of the n valid tokens of every text."""
@@ -49,12 +49,10 @@ class CaptionEncoder:
         return bool(mask_1xL.sum() > self.max_length)
 
     def _features(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features [L, D] and mask [L] of every text. The last batch is filled with empty ones."""
-        for batch in groups(texts, self.batch_size):
-            filled = [*batch, *[""] * (self.batch_size - len(batch))]
-            ids_BxL, mask_BxL = self.tokenizer(filled, self.max_length)
-            features_BxLxD = np.asarray(self.program(ids_BxL, mask_BxL))
-            yield from zip(features_BxLxD[: len(batch)], mask_BxL, strict=False)
+        """Features [L, D] and mask [L] of every text."""
+        return features_of_each(
+            self.program, self.tokenizer, texts, self.max_length, self.batch_size
+        )
 
 
 def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

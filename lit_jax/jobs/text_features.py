@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,34 @@ import numpy as np
 from lit_jax import sharding
 from lit_jax.config import MeshConfig, T5Config, unknown_name
 from lit_jax.data.tokenizer import Tokenizer, load_tokenizer
-from lit_jax.jobs.processes import Say
 from lit_jax.models import zoo
-from lit_jax.training.metrics import duration
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import TextEncoderIdentity, text_encoder_identity
 
 DTYPES = ("float32", "bfloat16")
 
-# Features that are there sooner than this are not worth a word, in seconds.
-PATIENCE = 10.0
+Program = Callable[[np.ndarray, np.ndarray], jax.Array]
+"""A text encoder: (token ids [B, L], mask [B, L]) -> features float32 [B, L, D]."""
+
+
+def features_of_each(
+    program: Program,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    max_length: int,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features [L, D] and mask [L] of one text after the other, L = max_length.
+
+    The network sees `batch_size` texts in every call, empty ones beside too few, so that the
+    features of a text do not depend on how many others there are, and one program is compiled.
+    """
+    for start in range(0, len(texts), batch_size):
+        batch = texts[start : start + batch_size]
+        filled = [*batch, *[""] * (batch_size - len(batch))]
+        ids_BxL, mask_BxL = tokenizer(filled, max_length)
+        features_BxLxD = np.asarray(program(ids_BxL, mask_BxL))
+        yield from zip(features_BxLxD[: len(batch)], mask_BxL, strict=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,36 +60,21 @@ class TextEncoder:
     params: Any
 
     def features(
-        self,
-        texts: Sequence[str],
-        max_length: int,
-        batch_size: int = 8,
-        say: Say | None = None,
+        self, texts: Sequence[str], max_length: int, batch_size: int = 8
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 [N, L, D] and mask int32 [N, L] of texts, L = max_length.
 
-        At padded positions the features are what T5 gives there. The network sees `batch_size`
-        texts in every call, empty ones beside too few, so that the features of a text do not
-        depend on how many others there are, and one program is compiled per (batch_size, L).
-        `say` hears of the progress when it takes long.
+        At padded positions the features are what T5 gives there. One program is compiled per
+        (batch_size, L); see `features_of_each`.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        ids_NxL, mask_NxL = self.tokenizer(texts, max_length)
+        program = functools.partial(encoder_program(self.config), self.params)
         features_NxLxD = np.empty((len(texts), max_length, self.config.d_model), np.float32)
-        encode = encoder_program(self.config)
-        began = told = time.monotonic()
-        for start in range(0, len(texts), batch_size):
-            rows = slice(start, min(start + batch_size, len(texts)))
-            count = rows.stop - rows.start
-            ids_BxL, mask_BxL = self.tokenizer([""] * batch_size, max_length)
-            ids_BxL[:count], mask_BxL[:count] = ids_NxL[rows], mask_NxL[rows]
-            features_NxLxD[rows] = np.asarray(encode(self.params, ids_BxL, mask_BxL))[:count]
-            now = time.monotonic()
-            if say is not None and now - told > PATIENCE and rows.stop < len(texts):
-                left = duration((now - began) / rows.stop * (len(texts) - rows.stop))
-                say(f"text features: {rows.stop:,} of {len(texts):,} texts, ETA {left}")
-                told = now
+        mask_NxL = np.empty((len(texts), max_length), np.int32)
+        found = features_of_each(program, self.tokenizer, texts, max_length, batch_size)
+        for row, (features_LxD, mask_L) in enumerate(found):
+            features_NxLxD[row], mask_NxL[row] = features_LxD, mask_L
         return features_NxLxD, mask_NxL
 
 

@@ -62,19 +62,6 @@ def test_one_program_per_shape(encoder: TextEncoder) -> None:
     assert program._cache_size() == 2
 
 
-def test_progress(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    encoder.features(TEXTS, 12, 2, said.append)
-    assert said == [], "what is quick is not worth a word"
-    monkeypatch.setattr(text_features, "PATIENCE", 0.0)
-    encoder.features(TEXTS, 12, 2, said.append)
-    assert [line.split(",")[0] for line in said] == [
-        "text features: 2 of 5 texts",
-        "text features: 4 of 5 texts",
-    ]
-    assert all("ETA" in line for line in said)
-
-
 def test_precision(folder: Path, encoder: TextEncoder, tmp_path: Path) -> None:
     quantise_t5(folder, tmp_path / "int8")
     expected = encoder.features(TEXTS, 12)[0]
