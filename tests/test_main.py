@@ -98,7 +98,10 @@ SAMPLE: dict[str, tuple[list[str], str]] = {
     "policy": (["--label_policy=balance"], "unknown label policy 'balance'; did you mean"),
     "contradiction": (["--labels=3", "--label_policy=uniform"], "contradicts; give one of the two"),
     "captions": (["--model={pixart}"], "draws from captions; use `generate` instead"),
-    "another network": (["--model={vae}"], "holds a AutoencoderKL; a DiT, LiT or PixArt is needed"),
+    "another network": (
+        ["--model={vae}"],
+        "holds a AutoencoderKL; a denoiser such as a DiT is needed",
+    ),
     "vae of pixels": (["--vae=v"], "--vae v is given, but"),
     "dtype": (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'?"),
 }

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lit_jax.config import DiTConfig, NetworkConfig, PixArtConfig, T5Config
+from lit_jax.config import DenoiserConfig, NetworkConfig, PixArtConfig, T5Config
 from lit_jax.config.t5 import TOKENIZER_FILE
 from lit_jax.data.tokenizer import Tokenizer
 from lit_jax.weights.fingerprint import text_encoder_identity, vae_identity
@@ -65,8 +65,8 @@ def recorded_companions(args: argparse.Namespace, config: NetworkConfig) -> dict
     """
     entries: dict[str, Any] = {}
     if args.vae:
-        if not isinstance(config, DiTConfig | PixArtConfig):
-            raise ValueError(f"--vae belongs to a DiT, LiT or PixArt, not to a {config.family}")
+        if not isinstance(config, DenoiserConfig):
+            raise ValueError(f"--vae belongs to a denoiser such as a DiT, not to a {config.family}")
         vae = vae_identity(args.vae)
         if vae.latent_channels != config.in_channels:
             raise ValueError(

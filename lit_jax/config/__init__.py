@@ -5,6 +5,7 @@ room or in a file of `configs/`; nothing is read with a fallback value anywhere 
 """
 
 from lit_jax.config.autoencoder import AutoencoderConfig
+from lit_jax.config.dig import DiGConfig
 from lit_jax.config.dit import DiTConfig
 from lit_jax.config.encode import EncodeConfig, SourceConfig, TextConfig
 from lit_jax.config.experiment import (
@@ -24,6 +25,8 @@ from lit_jax.config.networks import (
     CONFIGS,
     LATER_FIELDS,
     DenoiserConfig,
+    LabelledConfig,
+    MixerConfig,
     NetworkConfig,
     architecture,
     config_class,
@@ -31,6 +34,7 @@ from lit_jax.config.networks import (
 )
 from lit_jax.config.pixart import KV_SAMPLINGS, KVCompressConfig, PixArtConfig
 from lit_jax.config.t5 import T5Config
+from lit_jax.config.transformer import SOFTMAX_MIXERS
 from lit_jax.config.typed import from_mapping, typed_fields, unknown_name
 
 __all__ = [
@@ -38,9 +42,11 @@ __all__ = [
     "CONFIGS",
     "KV_SAMPLINGS",
     "LATER_FIELDS",
+    "SOFTMAX_MIXERS",
     "AutoencoderConfig",
     "DataConfig",
     "DenoiserConfig",
+    "DiGConfig",
     "DiTConfig",
     "DistillConfig",
     "EmaConfig",
@@ -48,7 +54,9 @@ __all__ = [
     "InceptionConfig",
     "InheritConfig",
     "KVCompressConfig",
+    "LabelledConfig",
     "MeshConfig",
+    "MixerConfig",
     "ModelSpec",
     "NetworkConfig",
     "OptimizerConfig",

@@ -1,18 +1,21 @@
-"""Which DiT or LiT a network is."""
+"""Which DiT, LiT or CLEAR a network is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_jax.config.transformer import Size, TransformerShape
-from lit_jax.config.typed import require
+from lit_jax.config.transformer import LabelledShape, Size
 
 
 @dataclass(frozen=True)
-class DiTConfig(TransformerShape):
-    """Architecture of a DiT or LiT. Arguments carry the names of the official implementation.
+class DiTConfig(LabelledShape):
+    """Architecture of a DiT, LiT or CLEAR. Arguments carry the names of the official
+    implementation.
 
-    `num_heads` counts softmax heads for `mixer="softmax"` and linear-attention heads otherwise.
+    `num_heads` counts softmax heads for the mixers "softmax" and "window" and linear-attention
+    heads otherwise. `window_size` is the radius r of CLEAR's circles in tokens: a query attends to
+    the keys at a distance below r. `down_factor` f adds the f x f pooled tokens of the whole image,
+    None adds none.
     `num_classes=0` makes the model unconditional; `class_dropout_prob=0` removes the null row of
     the label table. `kernel_size=None` removes the depth-wise convolution of a linear mixer.
     """
@@ -32,6 +35,8 @@ class DiTConfig(TransformerShape):
     qkv_bias: bool = True
     kernel_size: int | None = 5
     kernel_fn: str = "relu"
+    window_size: int = 8
+    down_factor: int | None = None
     # How it is computed (see COMPUTE_FIELDS): never stored in a model folder.
     dtype: str = "float32"
     remat: str = "none"
@@ -39,10 +44,5 @@ class DiTConfig(TransformerShape):
 
     def __post_init__(self) -> None:
         self.check_shape()
-        classes = self.num_classes
-        require(classes >= 0, f"num_classes is {classes}; use 0 for an unconditional model")
-
-    @property
-    def null_label(self) -> int | None:
-        """Index of the null class of classifier-free guidance, None if the model has none."""
-        return self.num_classes if self.num_classes and self.class_dropout_prob > 0 else None
+        self.check_labels()
+        self.check_mixer()

@@ -6,18 +6,27 @@ import dataclasses
 from typing import Any
 
 from lit_jax.config.autoencoder import AutoencoderConfig
+from lit_jax.config.dig import DiGConfig
 from lit_jax.config.dit import DiTConfig
 from lit_jax.config.inception import InceptionConfig
 from lit_jax.config.pixart import PixArtConfig
 from lit_jax.config.t5 import T5Config
 from lit_jax.config.typed import unknown_name
 
-DenoiserConfig = DiTConfig | PixArtConfig
-NetworkConfig = DiTConfig | PixArtConfig | AutoencoderConfig | T5Config | InceptionConfig
+MixerConfig = DiTConfig | PixArtConfig
+"""Denoisers whose token mixer is exchangeable: their `mixer` is a row of `attention.MIXERS`."""
+
+LabelledConfig = DiTConfig | DiGConfig
+"""Denoisers conditioned on class labels."""
+
+DenoiserConfig = DiTConfig | DiGConfig | PixArtConfig
+NetworkConfig = DenoiserConfig | AutoencoderConfig | T5Config | InceptionConfig
 
 CONFIGS: dict[str, type[NetworkConfig]] = {
     "DiT": DiTConfig,
     "LiT": DiTConfig,
+    "CLEAR": DiTConfig,
+    "DiG": DiGConfig,
     "PixArt": PixArtConfig,
     "AutoencoderKL": AutoencoderConfig,
     "T5": T5Config,
@@ -25,7 +34,14 @@ CONFIGS: dict[str, type[NetworkConfig]] = {
 }
 """Field `family` of a stored architecture -> its dataclass."""
 
-LATER_FIELDS: dict[str, dict[str, Any]] = {"T5": {"weights": "float"}}
+_NO_WINDOW = {"window_size": 8, "down_factor": None}
+
+LATER_FIELDS: dict[str, dict[str, Any]] = {
+    "T5": {"weights": "float"},
+    "DiT": _NO_WINDOW,
+    "LiT": _NO_WINDOW,
+    "PixArt": _NO_WINDOW,
+}
 """Family -> fields that it got after model folders had been written, and what those folders are."""
 
 COMPUTE_FIELDS = ("dtype", "remat", "scan_unroll")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lit_jax.config.transformer import Size, TransformerShape
+from lit_jax.config.transformer import SOFTMAX_MIXERS, Size, TransformerShape
 from lit_jax.config.typed import limit, require, unknown_name
 
 KV_SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
@@ -47,10 +47,11 @@ class PixArtConfig(TransformerShape):
     caption, None when the model holds none (diffusers files do not). A `kv_compress_config` without
     layers, or of factor 1, compresses nothing and is None.
 
-    `num_heads` counts softmax heads for `mixer="softmax"` and linear-attention heads otherwise. The
-    cross-attention is softmax in either case; `cross_num_heads` are its heads. None means as many
-    as the softmax self-attention has; beside a linear mixer it means those of the published model
-    of this width, or `num_heads` when there is none.
+    `num_heads` counts softmax heads for the mixers "softmax" and "window" and linear-attention
+    heads otherwise; `window_size` and `down_factor` are those of DiTConfig. The cross-attention is
+    softmax in either case; `cross_num_heads` are its heads. None means as many as the softmax
+    self-attention has; beside a linear mixer it means those of the published model of this width,
+    or `num_heads` when there is none.
     """
 
     family: str = "PixArt"
@@ -74,6 +75,8 @@ class PixArtConfig(TransformerShape):
     qkv_bias: bool = True
     kernel_size: int | None = 5
     kernel_fn: str = "relu"
+    window_size: int = 8
+    down_factor: int | None = None
     # How it is computed (see COMPUTE_FIELDS): never stored in a model folder.
     dtype: str = "float32"
     remat: str = "none"
@@ -81,6 +84,7 @@ class PixArtConfig(TransformerShape):
 
     def __post_init__(self) -> None:
         self.check_shape()
+        self.check_mixer()
         limit(self, "an integer of at least 1", "caption_channels")
         limit(self, "positive", "pe_interpolation")
         for name in ("model_max_length", "cross_num_heads"):
@@ -107,9 +111,9 @@ class PixArtConfig(TransformerShape):
                     f"kv_compress_config.kv_compress_layer has layer {layer!r}; the layers of a"
                     f" model of depth {self.depth} are 0..{self.depth - 1}",
                 )
-        for name in ("qk_norm", "kv_compress_config"):
+        for name, mixers in (("qk_norm", SOFTMAX_MIXERS), ("kv_compress_config", ("softmax",))):
             require(
-                self.mixer == "softmax" or not getattr(self, name),
+                self.mixer in mixers or not getattr(self, name),
                 f"{name} belongs to softmax attention, but the mixer is {self.mixer!r}; leave"
                 f" {name} out or set mixer='softmax'",
             )
@@ -119,7 +123,7 @@ class PixArtConfig(TransformerShape):
         """Heads of the cross-attention."""
         if self.cross_num_heads is not None:
             return self.cross_num_heads
-        if self.mixer == "softmax":
+        if self.mixer in SOFTMAX_MIXERS:
             return self.num_heads
         return OFFICIAL_HEADS.get(self.hidden_size, self.num_heads)
 

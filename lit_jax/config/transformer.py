@@ -9,6 +9,9 @@ Size = int | tuple[int, int]
 KERNEL_FNS = ("relu", "gelu")
 """Feature maps of linear attention."""
 
+SOFTMAX_MIXERS = ("softmax", "window")
+"""Mixers with the projections and heads of softmax attention."""
+
 
 class TransformerShape:
     """Checks and derived sizes of a transformer on patches. No fields of its own: the dataclasses
@@ -24,8 +27,6 @@ class TransformerShape:
     mlp_ratio: float
     class_dropout_prob: float
     learn_sigma: bool
-    kernel_size: int | None
-    kernel_fn: str
 
     def check_shape(self) -> None:
         """ValueError, with value, limit and remedy, for sizes that do not fit together."""
@@ -35,9 +36,6 @@ class TransformerShape:
         limit(self, "an integer of at least 1", *sizes)
         limit(self, "positive", "mlp_ratio")
         limit(self, "in [0, 1)", "class_dropout_prob")
-        limit(self, "odd, or None", "kernel_size")
-        if self.kernel_fn not in KERNEL_FNS:
-            raise unknown_name("kernel_fn", self.kernel_fn, KERNEL_FNS)
         size, patch, D, heads = self.input_size, self.patch_size, self.hidden_size, self.num_heads
         pair = isinstance(size, int) or len(size) == 2
         require(pair, f"input_size is {size}; it must be a side or (height, width)")
@@ -45,6 +43,16 @@ class TransformerShape:
         require(tiled, f"input_size {size} is not a multiple of patch_size {patch}")
         require(D % heads == 0, f"hidden_size {D} is not divisible by num_heads {heads}")
         require(D % 4 == 0, f"hidden_size {D} is not divisible by 4, as the position table needs")
+
+    def check_mixer(self) -> None:
+        """The same for the fields of the mixers: kernel_size and kernel_fn belong to the linear
+        ones, window_size and down_factor to "window"."""
+        limit(self, "odd, or None", "kernel_size")
+        limit(self, "an integer of at least 1", "window_size")
+        limit(self, "an integer of at least 2, or None", "down_factor")
+        kernel_fn = getattr(self, "kernel_fn")  # noqa: B009
+        if kernel_fn not in KERNEL_FNS:
+            raise unknown_name("kernel_fn", kernel_fn, KERNEL_FNS)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -71,3 +79,19 @@ class TransformerShape:
     @property
     def mlp_width(self) -> int:
         return int(self.hidden_size * self.mlp_ratio)
+
+
+class LabelledShape(TransformerShape):
+    """The same for transformers conditioned on class labels."""
+
+    num_classes: int
+
+    def check_labels(self) -> None:
+        """ValueError for a negative number of classes."""
+        classes = self.num_classes
+        require(classes >= 0, f"num_classes is {classes}; use 0 for an unconditional model")
+
+    @property
+    def null_label(self) -> int | None:
+        """Index of the null class of classifier-free guidance, None if the model has none."""
+        return self.num_classes if self.num_classes and self.class_dropout_prob > 0 else None

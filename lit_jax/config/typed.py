@@ -33,6 +33,9 @@ LIMITS: dict[str, Callable[[Any], bool]] = {
     "at least 1": lambda value: value >= 1,
     "positive": lambda value: 0 < value < math.inf,
     "in [0, 1)": lambda value: 0 <= value < 1,
+    "an integer of at least 2, or None": lambda value: (
+        value is None or (isinstance(value, int) and value >= 2)
+    ),
     "odd, or None": lambda value: value is None or (value > 0 and value % 2 == 1),
 }
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import DenoiserConfig, DiTConfig
+from lit_jax.config import DenoiserConfig, LabelledConfig
 from lit_jax.inheritance.policies import LABELS, POLICIES, Params, inherited_paths, matching
 from lit_jax.inheritance.report import InheritanceReport, remarks
 
@@ -75,7 +75,7 @@ def inherit(
 
 def _label_rows(student: DenoiserConfig, teacher: DenoiserConfig) -> list[tuple[slice, slice]]:
     """(student rows, teacher rows) that mean the same: all classes, or none, and the null row."""
-    assert isinstance(student, DiTConfig) and isinstance(teacher, DiTConfig), "no labels"
+    assert isinstance(student, LabelledConfig) and isinstance(teacher, LabelledConfig), "no labels"
     pairs = []
     if student.num_classes == teacher.num_classes:
         pairs.append((slice(0, student.num_classes), slice(0, teacher.num_classes)))

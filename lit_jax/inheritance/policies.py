@@ -55,7 +55,7 @@ def inherited_paths(
     """
     if policy not in POLICIES:
         raise unknown_name("inheritance policy", policy, POLICIES)
-    if type(student_config) is not type(teacher_config):
+    if isinstance(student_config, PixArtConfig) != isinstance(teacher_config, PixArtConfig):
         raise ValueError(
             f"a {student_config.family} student cannot inherit from a {teacher_config.family}"
             " teacher: one of them is conditioned on class labels, the other on captions"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig
+from lit_jax.config import DenoiserConfig, LabelledConfig, PixArtConfig
 from lit_jax.inheritance.policies import LABELS
 
 
@@ -71,7 +71,7 @@ def remarks(
     elif student.grid != teacher.grid:
         (a, b), (c, d) = teacher.grid, student.grid
         notes.append(f"position table: analytic, recomputed from {a}x{b} to {c}x{d} tokens")
-    if isinstance(student, DiTConfig) and isinstance(teacher, DiTConfig):
+    if isinstance(student, LabelledConfig) and isinstance(teacher, LabelledConfig):
         notes += _label_notes(report, student, teacher)
     if any(p.startswith("blocks/attn/") for p in chosen) and student.num_heads != teacher.num_heads:
         notes.append(
@@ -100,7 +100,9 @@ def _scale_notes(student: PixArtConfig, teacher: PixArtConfig) -> list[str]:
     return [note]
 
 
-def _label_notes(report: InheritanceReport, student: DiTConfig, teacher: DiTConfig) -> list[str]:
+def _label_notes(
+    report: InheritanceReport, student: LabelledConfig, teacher: LabelledConfig
+) -> list[str]:
     if LABELS in report.inherited and LABELS in report.new:
         rows = report.inherited[LABELS] // student.hidden_size
         total = rows + report.new[LABELS] // student.hidden_size

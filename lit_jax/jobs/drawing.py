@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from lit_jax import sharding
-from lit_jax.config import AutoencoderConfig, DenoiserConfig, DiTConfig
+from lit_jax.config import AutoencoderConfig, DenoiserConfig, LabelledConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import GaussianProcess, create_process
 from lit_jax.diffusion.guidance import guided, num_function_evaluations
@@ -89,7 +89,7 @@ def load_vae(path: Path | str, mesh: Mesh) -> Vae:
 
 @functools.lru_cache(maxsize=8)
 def make_sampler(
-    config: DiTConfig,
+    config: LabelledConfig,
     protocol: Protocol,
     mesh: Mesh,
     progress: Callable[[int], None] | None = None,
@@ -186,7 +186,7 @@ def fitting_batch(batch_size: int, count: int, devices: int) -> int:
 
 
 def generate(
-    config: DiTConfig,
+    config: LabelledConfig,
     params: Any,
     protocol: Protocol,
     label_N: np.ndarray | None,
@@ -209,7 +209,7 @@ def generate(
 
 
 def draw_grid(
-    config: DiTConfig,
+    config: LabelledConfig,
     params: Any,
     protocol: Protocol,
     count: int,

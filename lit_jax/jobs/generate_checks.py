@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lit_jax.config import AutoencoderConfig, DiTConfig, PixArtConfig, T5Config, architecture
+from lit_jax.config import AutoencoderConfig, LabelledConfig, PixArtConfig, T5Config, architecture
 from lit_jax.config.generate import GenerateConfig, parse_aspect_ratio
 from lit_jax.config.typed import require
 from lit_jax.data import buckets
@@ -124,7 +124,7 @@ def check(config: GenerateConfig) -> Plan:
 
 def read_denoiser(path: str) -> PixArtConfig:
     config = folder.read_config(path)
-    if isinstance(config, DiTConfig):
+    if isinstance(config, LabelledConfig):
         raise ValueError(
             f"--model {path} holds a {config.family} on class labels; draw from it with `sample`"
         )

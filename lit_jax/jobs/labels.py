@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax.config import DiTConfig
+from lit_jax.config import LabelledConfig
 from lit_jax.diffusion.samplers import image_keys
 
 DRAWING = 0x1ABE15  # keeps the labels of a seed apart from its noise
@@ -40,7 +40,7 @@ LABEL_POLICIES: dict[str, Callable[[int, int, int], np.ndarray]] = {
 
 
 def assign_labels(
-    config: DiTConfig,
+    config: LabelledConfig,
     labels: tuple[int, ...],
     count: int,
     policy: str = "balanced",

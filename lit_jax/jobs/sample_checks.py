@@ -13,7 +13,7 @@ import jax
 
 from lit_jax.config import (
     AutoencoderConfig,
-    DiTConfig,
+    LabelledConfig,
     PixArtConfig,
     architecture,
     unknown_name,
@@ -60,7 +60,7 @@ class Plan:
     """What the checks have established. `shapes`: arrays to be kept -> shape of one image."""
 
     order: Order
-    config: DiTConfig
+    config: LabelledConfig
     vae: VaeIdentity | None
     vae_named_by_model: bool
     shards: Shards
@@ -106,7 +106,7 @@ def check_order(order: Order) -> Plan:
 
 
 def check(
-    config: DiTConfig,
+    config: LabelledConfig,
     protocol: Protocol,
     labels: tuple[int, ...],
     num_samples: int,
@@ -142,7 +142,7 @@ def check(
     protocol.function_evaluations()
 
 
-def check_labels(config: DiTConfig, order: Order) -> None:
+def check_labels(config: LabelledConfig, order: Order) -> None:
     """The policy must exist, and have a say."""
     policy = order.label_policy
     if policy not in LABEL_POLICIES:
@@ -157,7 +157,7 @@ def check_labels(config: DiTConfig, order: Order) -> None:
 
 
 def check_vae(
-    config: DiTConfig, order: Order, named: VaeIdentity | None
+    config: LabelledConfig, order: Order, named: VaeIdentity | None
 ) -> tuple[VaeIdentity | None, dict[str, tuple[int, ...]]]:
     """The VAE that turns the model's latents into images, and what is kept of each image."""
     latent_shape = (*config.image_size, config.in_channels)

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from lit_jax import sharding
-from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig, TrainConfig, architecture
+from lit_jax.config import DenoiserConfig, PixArtConfig, TrainConfig, architecture
 from lit_jax.data.stream import BatchStream
 from lit_jax.diffusion.gaussian import GaussianProcess
 from lit_jax.inheritance import inherited_paths
@@ -24,13 +24,14 @@ from lit_jax.objectives import Objective, hybrid_objective
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.weights import folder
 
-DENOISERS = ("DiT", "LiT", "PixArt")
+DENOISERS = ("DiT", "LiT", "CLEAR", "DiG", "PixArt")
 """Families of models that this job trains."""
 
-# What the teacher must share with the student: their inputs and outputs are compared.
-SHARED: Mapping[type, tuple[str, ...]] = {
-    DiTConfig: ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"),
-    PixArtConfig: (
+# What the teacher must share with the student: their inputs and outputs are compared. For those
+# conditioned on labels, and those conditioned on captions.
+SHARED: Mapping[bool, tuple[str, ...]] = {
+    False: ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"),
+    True: (
         *("image_size", "in_channels", "caption_channels", "pe_interpolation"),
         *("micro_condition", "learn_sigma"),
     ),
@@ -111,12 +112,13 @@ def check_teacher(
     teacher = dataclasses.replace(
         folder.read_denoiser_config(path), dtype=student.dtype, scan_unroll=student.scan_unroll
     )
-    if type(teacher) is not type(student):
+    captions = isinstance(student, PixArtConfig)
+    if isinstance(teacher, PixArtConfig) != captions:
         raise ValueError(
             f"teacher {path} is a {teacher.family}, the student a {student.family}; one is"
             " conditioned on labels, the other on captions"
         )
-    for name in SHARED[type(student)]:
+    for name in SHARED[captions]:
         if getattr(teacher, name) != getattr(student, name):
             raise ValueError(
                 f"teacher {path} has {name}={getattr(teacher, name)}, the student"

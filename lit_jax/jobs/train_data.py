@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig, TrainConfig, from_mapping
+from lit_jax.config import DenoiserConfig, LabelledConfig, PixArtConfig, TrainConfig, from_mapping
 from lit_jax.data import pipeline
 from lit_jax.data.schema import LatentSchema, read_null_caption, read_schema
 from lit_jax.data.stream import BatchStream
@@ -41,7 +41,7 @@ def check_data(config: TrainConfig, student: DenoiserConfig) -> DataFacts:
     return check_labelled(config, student)
 
 
-def check_labelled(config: TrainConfig, student: DiTConfig) -> DataFacts:
+def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataFacts:
     """Data for a DiT or LiT: images or latents of its size, with its classes."""
     data = config.data
     expected = (*student.image_size, student.in_channels)
@@ -158,7 +158,7 @@ def open_data(
     """The training data of a run in batches of this size, with what the model is conditioned on."""
     labels, captions = False, isinstance(student, PixArtConfig)
     weights: dict[str, float] = {}
-    if isinstance(student, DiTConfig):
+    if isinstance(student, LabelledConfig):
         labels = student.num_classes > 0
     elif config.data.caption_weights:
         kinds = read_schema(Path(config.data.data_dir, config.data.name)).captions

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
-from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig
+from lit_jax.config import DenoiserConfig, LabelledConfig, MixerConfig, PixArtConfig
 
 
 def softmax_attention_macs(config: DenoiserConfig) -> int:
@@ -28,6 +28,7 @@ def linear_attention_macs(config: DenoiserConfig, state_products: int) -> int:
     """
     N, D = config.num_tokens, config.hidden_size
     state = state_products * N * D * D // config.num_heads
+    assert isinstance(config, MixerConfig)
     convolution = (config.kernel_size or 0) ** 2 * N * D
     return 4 * N * D * D + N * D + state + convolution
 
@@ -74,7 +75,7 @@ def forward_macs(config: DenoiserConfig) -> int:
     mlp = 2 * N * D * config.mlp_width
     unpatch = N * D * patch * config.out_channels
     attention = multiplied_attention_macs(config)
-    if isinstance(config, DiTConfig):  # modulation: a projection per block, and a final one
+    if isinstance(config, LabelledConfig):  # modulation: a projection per block, and a final one
         return embed + attention + config.depth * (mlp + 6 * D * D) + 2 * D * D + unpatch
     L = config.model_max_length or 300
     caption = L * (config.caption_channels * D + D * D)

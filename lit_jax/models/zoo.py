@@ -13,6 +13,7 @@ from flax import nnx, traverse_util
 
 from lit_jax.config import (
     AutoencoderConfig,
+    DiGConfig,
     DiTConfig,
     InceptionConfig,
     NetworkConfig,
@@ -30,18 +31,21 @@ from lit_jax.models.layers import Buffer
 Params = dict[str, Any]
 """Nested dict of arrays, e.g. params["blocks"]["attn"]["q"]["kernel"]."""
 
-# DiT paper, Table 1, and LiT paper, section 4: depth, hidden size, softmax heads, linear heads.
+# DiT paper, Table 1, LiT paper, section 4, and DiG's published models: depth, hidden size, and the
+# heads of softmax attention, linear attention and gated linear attention.
 BACKBONES = {
-    "S": (12, 384, 6, 2),
-    "B": (12, 768, 12, 3),
-    "L": (24, 1024, 16, 4),
-    "XL": (28, 1152, 16, 4),
+    "S": (12, 384, 6, 2, 6),
+    "B": (12, 768, 12, 3, 12),
+    "L": (24, 1024, 16, 4, 16),
+    "XL": (28, 1152, 16, 4, 18),
 }
 PATCH_SIZES = (2, 4, 8)
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "DiT": {"family": "DiT", "mixer": "softmax", "num_heads": 16},
     "LiT": {"family": "LiT", "mixer": "linear", "num_heads": 4},
+    "CLEAR": {"family": "CLEAR", "mixer": "window", "num_heads": 16},
+    "DiG": {"family": "DiG", "num_heads": 18},
     "PixArt": {"family": "PixArt", "mixer": "softmax", "num_heads": 16},
     "AutoencoderKL": {"family": "AutoencoderKL"},
     "T5": {"family": "T5"},
@@ -55,16 +59,18 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {
     "PixArt-Alpha-XL/2": FAMILIES["PixArt"] | _XL | {"model_max_length": 120},
     "PixArt-Sigma-XL/2": FAMILIES["PixArt"] | _XL | {"model_max_length": 300},
     "LiT-0.6B": FAMILIES["PixArt"] | _XL | {"mixer": "linear", "num_heads": 2},
+    "CLEAR-PixArt-Sigma-XL/2": FAMILIES["PixArt"] | _XL | {"mixer": "window"},
 }
 
 
 def _sizes() -> dict[str, dict[str, Any]]:
     rows = {}
-    for size, (depth, width, softmax_heads, linear_heads) in BACKBONES.items():
+    for size, (depth, width, softmax, linear, gated) in BACKBONES.items():
+        heads = {"DiT": softmax, "LiT": linear, "CLEAR": softmax, "DiG": gated}
         for patch in PATCH_SIZES:
             shape = {"depth": depth, "hidden_size": width, "patch_size": patch}
-            for family, heads in (("DiT", softmax_heads), ("LiT", linear_heads)):
-                rows[f"{family}-{size}/{patch}"] = FAMILIES[family] | shape | {"num_heads": heads}
+            for family, count in heads.items():
+                rows[f"{family}-{size}/{patch}"] = FAMILIES[family] | shape | {"num_heads": count}
     rows |= TEXT_SIZES
     for family, sizes in (("AutoencoderKL", autoencoder.SIZES), ("T5", t5.SIZES)):
         rows |= {name: FAMILIES[family] | row for name, row in sizes.items()}
@@ -74,11 +80,12 @@ def _sizes() -> dict[str, dict[str, Any]]:
 SIZES = _sizes()
 """Named models: "DiT-S/2" ... "LiT-0.6B", "SD-VAE", "T5-v1.1-XXL" -> fields of their config."""
 
-ALIASES = {"pred_sigma": "learn_sigma"}
-"""Official argument names of PixArt -> what DiT, and this package, call them."""
+ALIASES = {"pred_sigma": "learn_sigma", "if_skip": "skip"}
+"""Official argument names of PixArt and DiG -> what this package calls them."""
 
 MODULES: dict[type, tuple[str, str]] = {
     DiTConfig: ("lit_jax.models.dit", "DiT"),
+    DiGConfig: ("lit_jax.models.dig", "DiG"),
     PixArtConfig: ("lit_jax.models.pixart", "PixArt"),
     AutoencoderConfig: ("lit_jax.models.autoencoder", "AutoencoderKL"),
     T5Config: ("lit_jax.models.t5", "T5Encoder"),

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import DiTConfig, NetworkConfig, PixArtConfig
+from lit_jax.config import DenoiserConfig, LabelledConfig, NetworkConfig, PixArtConfig
 from lit_jax.models import pixart
 from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.zoo import Params
@@ -157,7 +157,7 @@ class Import:
     def _check_positions(self) -> None:
         """DiT reads its table from the file, so another one is another model; the official PixArt
         throws the stored one away and recomputes it for the size that it is asked for."""
-        assert isinstance(self.config, DiTConfig | PixArtConfig)
+        assert isinstance(self.config, DenoiserConfig)
         problem = position_problem(self.state["pos_embed"], self.config)
         if problem is None:
             return
@@ -255,11 +255,11 @@ def position_table(config: NetworkConfig) -> np.ndarray:
     """The table that an official file stores as `pos_embed`: [N, D] of the nominal token grid."""
     if isinstance(config, PixArtConfig):
         return pixart.position_table(config)
-    assert isinstance(config, DiTConfig)
+    assert isinstance(config, LabelledConfig)
     return sincos_position_table(config.grid, config.hidden_size)
 
 
-def position_problem(stored: Tensor, config: DiTConfig | PixArtConfig) -> str | None:
+def position_problem(stored: Tensor, config: DenoiserConfig) -> str | None:
     """Why a stored position table is not the analytic one of `config`; None when it is."""
     table = position_table(config)
     shape = (1, *table.shape)

@@ -23,9 +23,7 @@ from flax import traverse_util
 from lit_jax.config import (
     LATER_FIELDS,
     DenoiserConfig,
-    DiTConfig,
     NetworkConfig,
-    PixArtConfig,
     architecture,
     config_class,
     from_mapping,
@@ -183,19 +181,11 @@ def _stored_model(path: Path) -> dict[str, Any]:
     return model
 
 
-def read_dit_config(path: str | Path) -> DiTConfig:
-    """As `read_config`, for jobs on class-conditional models; ValueError for any other network."""
-    config = read_config(path)
-    if not isinstance(config, DiTConfig):
-        raise ValueError(f"{path} holds a {config.family}; a DiT or LiT on class labels is needed")
-    return config
-
-
 def read_denoiser_config(path: str | Path) -> DenoiserConfig:
     """As `read_config`, for jobs on any denoiser; ValueError for any other network."""
     config = read_config(path)
-    if not isinstance(config, DiTConfig | PixArtConfig):
-        raise ValueError(f"{path} holds a {config.family}; a DiT, LiT or PixArt is needed")
+    if not isinstance(config, DenoiserConfig):
+        raise ValueError(f"{path} holds a {config.family}; a denoiser such as a DiT is needed")
     return config
 
 

@@ -63,7 +63,7 @@ def test_three_steps(latents: DataConfig, tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3]
     # A new model predicts no noise at all.
     assert lines[0]["mse"] == pytest.approx(1, abs=0.2)
-    assert folder.read_dit_config(tmp_path / "run").in_channels == 4
+    assert folder.read_denoiser_config(tmp_path / "run").in_channels == 4
     job.train(run_config(latents, total_steps=3), tmp_path / "run", said.append)
     assert "nothing to do: total_steps is 3, step 3 is reached" in said[-1]
 

@@ -149,7 +149,7 @@ def test_overrides() -> None:
         (
             "nothing alike",
             {},
-            r"unknown model 'nothing alike' \(known: AutoencoderKL, DiT, DiT-B/2",
+            r"unknown model 'nothing alike' \(known: AutoencoderKL, CLEAR, CLEAR-B/2",
         ),
         (
             "DiT-S/2",

@@ -152,7 +152,7 @@ def test_companions_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
         (("pixart.safetensors", "--text_encoder", "t5"), "width 20, the model takes 16"),
         (("pixart.safetensors", "--text_encoder", "vae"), "vae holds a AutoencoderKL; a text"),
         (("dit.safetensors", "--text_encoder", "t5"), "--text_encoder belongs to a PixArt"),
-        (("vae_torch", "--vae", "vae"), "--vae belongs to a DiT, LiT or PixArt"),
+        (("vae_torch", "--vae", "vae"), "--vae belongs to a denoiser such as a DiT"),
     ):
         capsys.readouterr()
         assert convert(*arguments) == 2

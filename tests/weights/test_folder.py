@@ -22,7 +22,7 @@ from lit_jax.weights import staging
 from lit_jax.weights.folder import (
     load_model_dir,
     read_config,
-    read_dit_config,
+    read_denoiser_config,
     require_weights,
     save_model_dir,
 )
@@ -263,8 +263,8 @@ def test_other_networks_are_told_from_a_dit(tmp_path: Path) -> None:
     params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
     save_model_dir(tmp_path / "t5", config, params, {})
     assert read_config(tmp_path / "t5") == config
-    with pytest.raises(ValueError, match="t5 holds a T5; a DiT or LiT on class labels is needed"):
-        read_dit_config(tmp_path / "t5")
+    with pytest.raises(ValueError, match="t5 holds a T5; a denoiser such as a DiT is needed"):
+        read_denoiser_config(tmp_path / "t5")
     model = lit_jax.load_model(tmp_path / "t5", param_dtype="bfloat16")
     assert model.blocks.attn.q.kernel[...].dtype == jnp.bfloat16
     tokens = jnp.array([[1, 2, 3]])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 from flax import nnx
 
-from lit_jax.config import DenoiserConfig, PixArtConfig, unknown_name
+from lit_jax.config import MixerConfig, PixArtConfig, unknown_name
 from lit_jax.models.attention.focused import FocusedAttention
 from lit_jax.models.attention.linear import LinearAttention
 from lit_jax.models.attention.softmax import SoftmaxAttention
@@ -31,7 +31,7 @@ FIXED_GRID = ("focused",)
 """Mixers with parameters per token, so that they work on the nominal token grid alone."""
 
 
-def make_mixer(config: DenoiserConfig, rngs: nnx.Rngs) -> Mixer:
+def make_mixer(config: MixerConfig, rngs: nnx.Rngs) -> Mixer:
     """The mixer of `config.mixer`; an unknown name lists the known ones."""
     if config.mixer not in MIXERS:
         raise unknown_name("mixer", config.mixer, MIXERS)

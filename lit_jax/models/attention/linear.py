@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import DenoiserConfig
+from lit_jax.config import MixerConfig
 from lit_jax.models.layers import Dense, xavier_uniform
 
 EPS = 1e-6
@@ -106,7 +106,7 @@ class LinearAttention(nnx.Module):
     result returns to the compute dtype before the output projection.
     """
 
-    def __init__(self, config: DenoiserConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: MixerConfig, *, rngs: nnx.Rngs) -> None:
         D, bias, dtype = config.hidden_size, config.qkv_bias, config.dtype
         # Algorithm 1 holds q as [D, D] and kv as one [D, 2D] matrix; the fans follow.
         kv = xavier_uniform(D, 2 * D)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from lit_jax.config import DenoiserConfig, PixArtConfig
+from lit_jax.config import MixerConfig, PixArtConfig
 from lit_jax.models.layers import Dense, LayerNorm, xavier_uniform
 
 Compression = Callable[[jax.Array, tuple[int, int]], jax.Array]
@@ -38,7 +38,7 @@ class SoftmaxAttention(nnx.Module):
     the split into heads. `compress` then takes keys and values to fewer tokens.
     """
 
-    def __init__(self, config: DenoiserConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: MixerConfig, *, rngs: nnx.Rngs) -> None:
         D = config.hidden_size
         # The official model initialises q, k and v as one [D, 3D] matrix.
         fused = xavier_uniform(D, 3 * D)
