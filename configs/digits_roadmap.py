@@ -1,11 +1,12 @@
-"""A miniature of the LiT paper's Tables 1-4 on handwritten digits, one argument per row.
+"""A miniature of the LiT paper's Tables 1-4, and of LiT's siblings, on handwritten digits.
 
     python -m lit_jax train --config configs/digits_roadmap.py:relu_dwc --workdir runs/relu_dwc
 
 `make roadmap` runs all rows over three seeds (demo/roadmap.py) and makes the source models they
 start from; docs/roadmap.md holds the result. Tables 1 and 2 train from scratch, Table 3 inherits,
 Table 4 inherits and distils, as in the paper. Rows of one table share every number but the one that
-the table is about. The argument `source` is the softmax model whose early checkpoints are the
+the table is about. Table 5 is not in the paper: students of one teacher, LiT and its siblings, each
+by its own recipe. The argument `source` is the softmax model whose early checkpoints are the
 unconverged sources of Table 3.
 """
 
@@ -32,20 +33,35 @@ class Row:
     """One row of the miniature: what it changes, and the paper's row that it stands for.
 
     `fid` is the paper's FID-50K of that row, measured on ImageNet 256 with a LiT-S/2 after 400K
-    steps. `changes` are keys of the config. `same_as` names a row of an earlier table that is the
-    same run.
+    steps, None where no paper has one. `changes` are keys of the config. `same_as` names a row of
+    an earlier table that is the same run. `model` is a row of FAMILIES. An `untrained` row is no
+    experiment: the source itself, with the attention of the row, is sampled.
     """
 
     table: int
     label: str
     paper: str
-    fid: float
+    fid: float | None
     changes: Mapping[str, Any] = field(default_factory=dict)
     same_as: str = ""
+    model: str = "LiT"
+    untrained: bool = False
 
 
-def _attention(label: str, paper: str, fid: float, **overrides: Any) -> Row:
-    return Row(1, label, paper, fid, {f"model.overrides.{k}": v for k, v in overrides.items()})
+FAMILIES: dict[str, dict[str, Any]] = {
+    "LiT": {"mixer": "linear", "num_heads": 4, "kernel_size": 5, "kernel_fn": "relu"},
+    "DiT": {"num_heads": 4},
+    "CLEAR": {"num_heads": 4, "window_size": 3},
+    "DiG": {"num_heads": 4},
+}
+"""Family -> its architecture, beside what all rows share."""
+
+
+def _attention(
+    label: str, paper: str, fid: float | None, model: str = "LiT", **overrides: Any
+) -> Row:
+    changes = {f"model.overrides.{k}": v for k, v in overrides.items()}
+    return Row(1, label, paper, fid, changes, model=model)
 
 
 def _heads(count: int, paper: str, fid: float) -> Row:
@@ -68,6 +84,32 @@ def _weights(noise: float, variance: float, fid: float) -> Row:
     return Row(4, label, f"teacher XL/2, {label}", fid, changes)
 
 
+def _sibling(
+    label: str, model: str, recipe: Mapping[str, Any], untrained: bool = False, **overrides: Any
+) -> Row:
+    changes = {f"model.overrides.{k}": v for k, v in overrides.items()} | dict(recipe)
+    return Row(5, label, "", None, changes, model=model, untrained=untrained)
+
+
+_TEACHER = {"distill.teacher": f"{MODELS}/{CONVERGED}", "distill.noise_weight": 0.5}
+_EVERYTHING = {"inherit.policy": "all"}
+# CLEAR, section 3.3: only the attention is trained, on its own outputs too.
+_CLEAR = (
+    _TEACHER
+    | _EVERYTHING
+    | {
+        "distill.variance_weight": 0.0,
+        "distill.attention_weight": 0.5,
+        "distill.attention_every": 1,
+        "inherit.freeze": (r"^(?!blocks/attn/)",),
+    }
+)
+# LiT's recipe; what a DiG has and a softmax model has not starts fresh, besides the attention.
+_DIG = _TEACHER | {
+    "distill.variance_weight": 0.05,
+    "inherit.reinitialise": (r"^blocks/(mlp|dwc)/",),
+}
+
 # The softmax model has 4 heads of 16 channels; the paper's DiT-S/2 has 6 of 64. Head counts stand
 # for each other by their place: 1, 2, as many as softmax, heads of 8 and of 4 channels.
 ROWS: dict[str, Row] = {
@@ -78,6 +120,12 @@ ROWS: dict[str, Row] = {
     "focused_gelu": _attention(
         "focused GELU", "focused, GELU + DWC", 70.83, mixer="focused", kernel_fn="gelu"
     ),
+    "gelu_dwc": _attention("GELU + DWC", "", None, kernel_fn="gelu"),
+    "sana": _attention(
+        "SANA", "", None, mixer="sana", kernel_size=None, num_heads=2, qkv_bias=False
+    ),
+    "window": _attention("CLEAR, r = 3", "", None, model="CLEAR"),
+    "gated": _attention("DiG (and its MLP)", "DiG-S/2", 62.06, model="DiG"),
     "heads1": _heads(1, "1 head", 64.42),
     "heads2": _heads(2, "2 heads", 63.24),
     "heads4": Row(2, "4 heads", "6 heads", 63.66, same_as="relu_dwc"),
@@ -112,12 +160,37 @@ ROWS: dict[str, Row] = {
     "lambda0_.05": _weights(0.0, 0.05, 53.49),
     "lambda.05_.05": _weights(0.05, 0.05, 53.14),
     "lambda.5_.05": _weights(0.5, 0.05, 50.79),
+    "teacher": _sibling("the teacher", "DiT", _EVERYTHING, untrained=True),
+    "softmax_trained": _sibling("softmax, attention trained", "DiT", _CLEAR),
+    "clear3_untrained": _sibling("CLEAR, r = 3, untrained", "CLEAR", _EVERYTHING, untrained=True),
+    "clear3": _sibling("CLEAR, r = 3", "CLEAR", _CLEAR),
+    "clear2_untrained": _sibling(
+        "CLEAR, r = 2, untrained", "CLEAR", _EVERYTHING, untrained=True, window_size=2
+    ),
+    "clear2": _sibling("CLEAR, r = 2", "CLEAR", _CLEAR, window_size=2),
+    "lit": Row(5, "LiT, 2 heads", "", None, same_as="lambda.5_.05"),
+    "dig": _sibling("DiG", "DiG", _DIG),
 }
-ARGUMENTS = ("source", *(name for name, row in ROWS.items() if not row.same_as))
+ARGUMENTS = (
+    "source",
+    *(name for name, row in ROWS.items() if not row.same_as and not row.untrained),
+)
 
 
 def get_config(argument: str = "relu_dwc") -> ConfigDict:
     name = common.choose(argument, ARGUMENTS)
+    if name != "source":
+        return row_config(ROWS[name])
+    config = _base()
+    config.model.name = "DiT"
+    config.total_steps = SOURCE_STEPS[-1]
+    config.checkpoint_every = SOURCE_STEPS[0]
+    config.keep_checkpoints = config.total_steps // config.checkpoint_every
+    return config
+
+
+def _base() -> ConfigDict:
+    """What all rows share."""
     config = common.digits()
     config.batch_size = 16
     config.data.data_dir = "runs/roadmap/data"
@@ -127,28 +200,26 @@ def get_config(argument: str = "relu_dwc") -> ConfigDict:
     config.ema.decay = 0.99
     config.ema.warmup = True
     config.log_every = 20
-    if name == "source":
-        config.model.name = "DiT"
-        config.total_steps = SOURCE_STEPS[-1]
-        config.checkpoint_every = SOURCE_STEPS[0]
-        config.keep_checkpoints = config.total_steps // config.checkpoint_every
-        return config
-    row = ROWS[name]
-    config.model.name = "LiT"
-    config.model.overrides.update(
-        {"mixer": "linear", "num_heads": 4, "kernel_size": 5, "kernel_fn": "relu"}
-    )
+    return config
+
+
+def row_config(row: Row) -> ConfigDict:
+    """The experiment of a row that is not another one's."""
+    config = _base()
+    config.model.name = row.model
+    config.model.overrides.update(FAMILIES[row.model])
     config.total_steps = SCRATCH_STEPS if row.table < 3 else INHERITED_STEPS
     config.checkpoint_every = config.total_steps
     config.keep_checkpoints = 1
-    if row.table > 2:  # the paper's choice of heads, source and policy
-        config.model.overrides.num_heads = 2
+    if row.table > 2:  # the paper's choice of source, policy and, for LiT, heads
+        if row.model == "LiT":
+            config.model.overrides.num_heads = 2
         config.inherit.source = f"{MODELS}/{CONVERGED}"
         config.inherit.policy = "all_but_attention"
     for key, value in row.changes.items():
-        group, _, name = key.rpartition(".")
+        group, _, last = key.rpartition(".")
         target = config
         for part in group.split("."):
             target = target[part]
-        target[name] = value
+        target[last] = value
     return config

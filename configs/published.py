@@ -36,6 +36,7 @@ def _rows(table: str, text: str) -> list[Row]:
 
 TABLES = {
     "1": "Attention, from scratch (LiT, Tables 1 and 11)",
+    "1+": "Attention beyond the paper's table, from scratch (no published numbers)",
     "2": "Heads, from scratch (LiT, Tables 2 and 12)",
     "3": "Inheritance, LiT-S/2 (LiT, Tables 3 and 13)",
     "4": "Distillation, LiT-S/2: teacher, lambda_1, lambda_2 (LiT, Tables 4 and 14)",
@@ -60,6 +61,21 @@ ROWS: tuple[Row, ...] = (
         B/2 ReLU + DWC        | lit_ablation_attention:B/2-relu_dwc       | 42.11 34.60 .48 .63
         B/2 focused ReLU      | lit_ablation_attention:B/2-focused_relu   | 40.58 35.98 .50 .63
         B/2 focused GELU      | lit_ablation_attention:B/2-focused_gelu   | 58.86 24.23 .42 .57
+        """,
+    ),
+    *_rows(
+        "1+",
+        """
+        S/2 GELU linear       | lit_ablation_attention:S/2-gelu           |
+        S/2 GELU + DWC        | lit_ablation_attention:S/2-gelu_dwc       |
+        S/2 focused, no DWC   | lit_ablation_attention:S/2-focused_relu_plain |
+        S/2 SANA              | lit_ablation_attention:S/2-sana           |
+        S/2 CLEAR, r = 8      | lit_ablation_attention:S/2-window         |
+        B/2 GELU linear       | lit_ablation_attention:B/2-gelu           |
+        B/2 GELU + DWC        | lit_ablation_attention:B/2-gelu_dwc       |
+        B/2 focused, no DWC   | lit_ablation_attention:B/2-focused_relu_plain |
+        B/2 SANA              | lit_ablation_attention:B/2-sana           |
+        B/2 CLEAR, r = 8      | lit_ablation_attention:B/2-window         |
         """,
     ),
     *_rows(

@@ -3,7 +3,8 @@
     python demo/roadmap_report.py runs/roadmap docs
 
 takes over the report of a finished `make roadmap` into the documentation: `roadmap.json`, the plot,
-and the tables in `roadmap.md`.
+and the tables in `roadmap.md`. Rows that were not run again keep their numbers, if these were
+measured alike.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
-from roadmap_verdicts import CLAIMS, summary, verdict, verdict_table  # noqa: E402
+from roadmap_merge import described, kept, merged  # noqa: E402
+from roadmap_verdicts import summary, verdict_table, verdicts  # noqa: E402
 
 from configs.digits_roadmap import ROWS  # noqa: E402
 from lit_jax import files  # noqa: E402
@@ -36,6 +38,7 @@ TITLES = {
     2: "Heads (Table 2), from scratch, ReLU + DWC",
     3: "Inheritance (Table 3), 2 heads",
     4: "Distillation (Table 4), inherited from 8,000 steps",
+    5: "Siblings, students of one teacher",
 }
 SCORES = ("frechet_distance", "accuracy")
 
@@ -69,35 +72,34 @@ def summarise(results: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]
     found: dict[str, list[Mapping[str, Any]]] = {}
     for result in results:
         found.setdefault(result["row"], []).append(result)
+    measured = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
+    }
     rows = {}
     for name, row in ROWS.items():
         if runs := found.get(row.same_as or name):
             spreads = {score: spread({r["seed"]: r[score] for r in runs}) for score in SCORES}
-            rows[name] = {
-                "table": row.table,
-                "label": row.label,
-                "paper": row.paper,
-                "fid": row.fid,
-                "same_as": row.same_as,
-                "steps": runs[0]["request"]["train"]["total_steps"],
-                **spreads,
-                "train_seconds": statistics.mean(r["train_seconds"] for r in runs),
-                "weights_sha256": {str(r["seed"]): r["weights_sha256"] for r in runs},
-            }
+            rows[name] = described(
+                name,
+                {
+                    "steps": runs[0]["request"]["train"]["total_steps"],
+                    **spreads,
+                    "train_seconds": statistics.mean(r["train_seconds"] for r in runs),
+                    "weights_sha256": {str(r["seed"]): r["weights_sha256"] for r in runs},
+                    "measured": measured,
+                },
+            )
     request = results[0]["request"]
     return {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "optax")},
         "protocol": request["protocol"],
         "count": request["count"],
         "batch_size": request["train"]["batch_size"],
         "feature_space": "digit-96",
         "reference": dict(reference),
         "rows": rows,
-        "verdicts": [
-            verdict(claim, rows) for claim in CLAIMS if {claim.better, claim.worse} <= rows.keys()
-        ],
+        "verdicts": verdicts(rows),
     }
 
 
@@ -112,7 +114,7 @@ def spread(values: Values) -> dict[str, Any]:
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report for people: four tables, the verdicts, how it was made."""
+    """The report for people: the tables, the verdicts, how it was made."""
     return "\n".join(
         [
             "# The roadmap in miniature",
@@ -135,7 +137,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 
 def tables(report: Mapping[str, Any]) -> list[str]:
-    """One Markdown table per table of the paper."""
+    """One Markdown table per table; the paper's columns where it has that table."""
     lines = []
     for table, title in TITLES.items():
         rows = [row for row in report["rows"].values() if row["table"] == table]
@@ -143,15 +145,17 @@ def tables(report: Mapping[str, Any]) -> list[str]:
             continue
         steps = " or ".join(f"{steps:,}" for steps in sorted({row["steps"] for row in rows}))
         lines += [f"### {title}, {steps} steps", ""]
+        quoted = any(row["paper"] for row in rows)
         lines += [
-            "| row | FDD | accuracy | paper's row | paper's FID |",
-            "|---|---:|---:|---|---:|",
+            "| row | FDD | accuracy |" + (" paper's row | paper's FID |" if quoted else " steps |"),
+            "|---|---:|---:|" + ("---|---:|" if quoted else "---:|"),
         ]
         for row in rows:
             distance = cell(row["frechet_distance"], 1, 3, "")
             accuracy = cell(row["accuracy"], 100, 1, " %")
-            fid = f"{row['fid']:.2f}"
-            lines.append(f"| {row['label']} | {distance} | {accuracy} | {row['paper']} | {fid} |")
+            fid = "" if row["fid"] is None else f"{row['fid']:.2f}"
+            rest = f"{row['paper']} | {fid}" if quoted else f"{row['steps']:,}"
+            lines.append(f"| {row['label']} | {distance} | {accuracy} | {rest} |")
         lines.append("")
     return lines
 
@@ -169,7 +173,6 @@ def protocol_lines(report: Mapping[str, Any]) -> list[str]:
     seeds = sorted(
         {s for row in report["rows"].values() for s in row["frechet_distance"]["values"]}
     )
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return [
         f"- {report['count']} images per run, {protocol['sampler']} in steps {protocol['steps']},"
         f" guidance {protocol['cfg_scale']:g}; seeds {', '.join(seeds)} of training and sampling;"
@@ -182,8 +185,21 @@ def protocol_lines(report: Mapping[str, Any]) -> list[str]:
         "- differences are means over seeds, positive in favour of the claim; t: Student's, of the"
         " differences within a seed; shown: t in FDD beyond its two-sided 5 % point and the"
         " difference larger than the spread of both rows",
-        f"- {report['machine']}; {versions}; {report['date']}",
+        *measured_lines(report),
     ]
+
+
+def measured_lines(report: Mapping[str, Any]) -> list[str]:
+    """Where and when the rows were measured, a line for each occasion."""
+    occasions: dict[str, list[str]] = {}
+    for name, row in report["rows"].items():
+        by = row["measured"]
+        versions = ", ".join(f"{package} {version}" for package, version in by["versions"].items())
+        occasion = f"{by['machine']}; {versions}; {by['date']}"
+        occasions.setdefault(occasion, []).append(name)
+    if len(occasions) == 1:
+        return [f"- {occasion}" for occasion in occasions]
+    return [f"- {occasion}: {', '.join(names)}" for occasion, names in occasions.items()]
 
 
 def into_page(text: str, report: Mapping[str, Any]) -> str:
@@ -198,17 +214,18 @@ def into_page(text: str, report: Mapping[str, Any]) -> str:
 def plot(path: Path, report: Mapping[str, Any]) -> None:
     """A panel per table: FDD of every seed and its mean, the paper's FID on the right axis."""
     tables = {row["table"] for row in report["rows"].values()}
-    figure = Figure(figsize=(13, 10), dpi=100, facecolor="white", layout="constrained")
-    panels = figure.subplots(2, 2).flat
-    handles: list[Any] = []
-    for (table, title), axes in zip(TITLES.items(), panels, strict=True):
+    figure = Figure(figsize=(13, 15), dpi=100, facecolor="white", layout="constrained")
+    panels = list(figure.subplots(3, 2).flat)
+    handles: dict[str, Any] = {}
+    for (table, title), axes in zip(TITLES.items(), panels[: len(TITLES)], strict=True):
         if table in tables:
             rows = [row for row in report["rows"].values() if row["table"] == table]
-            handles = panel(axes, title, rows)
+            handles |= {handle.get_label(): handle for handle in panel(axes, title, rows)}
         else:
             axes.set_axis_off()
-    names = [handle.get_label() for handle in handles]
-    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+    for axes in panels[len(TITLES) :]:
+        axes.set_axis_off()
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
     images.save_figure(path, figure)
 
 
@@ -231,21 +248,33 @@ def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]
         capsize=4,
         label="FDD, mean and spread (left)",
     )
-    right = axes.twinx()
-    fids = [row["fid"] for row in rows]
-    right.plot([p + 0.12 for p in places], fids, "D", color=theirs, label="paper, FID (right)")
     axes.set_title(title, fontsize=11)
     labels = [row["label"].replace(", λ2", "\nλ2").replace(" + ", "\n+ ") for row in rows]
     axes.set_xticks(places, labels, fontsize=8, rotation=40, ha="right")
     axes.set_ylabel("FDD", color=ours)
-    right.set_ylabel("FID-50K", color=theirs)
     axes.grid(True, axis="y", alpha=0.25)
-    return axes.get_legend_handles_labels()[0] + right.get_legend_handles_labels()[0]
+    handles = list(axes.get_legend_handles_labels()[0])
+    quoted = [(place + 0.12, row["fid"]) for place, row in zip(places, rows, strict=True)]
+    quoted = [(place, fid) for place, fid in quoted if fid is not None]
+    if quoted:
+        right = axes.twinx()
+        right.plot(*zip(*quoted, strict=True), "D", color=theirs, label="paper, FID (right)")
+        right.set_ylabel("FID-50K", color=theirs)
+        handles += right.get_legend_handles_labels()[0]
+    return handles
 
 
 def main(run: str, docs: str) -> None:
     report = json.loads(Path(run, "report.json").read_text())
-    files.write_json(Path(docs, "roadmap.json"), report)
+    known = Path(docs, "roadmap.json")
+    earlier = json.loads(known.read_text()) if known.exists() else report
+    if names := kept(earlier, report):
+        print(f"kept from {known}, as not run again: {', '.join(names)}")
+    try:
+        report = merged(earlier, report)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    files.write_json(known, report)
     plot(Path(docs, "images", "roadmap_tables.png"), report)
     page = Path(docs, "roadmap.md")
     files.write_text(page, into_page(page.read_text(), report))

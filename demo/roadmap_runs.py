@@ -34,6 +34,7 @@ from lit_jax.data import pipeline  # noqa: E402
 from lit_jax.evaluation import classifier, scores  # noqa: E402
 from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
 from lit_jax.jobs.train import train  # noqa: E402
+from lit_jax.models import zoo  # noqa: E402
 from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
 from lit_jax.weights import folder  # noqa: E402
 from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
@@ -57,13 +58,22 @@ class Run:
         return f"{self.row}_seed{self.seed}"
 
     @property
+    def untrained(self) -> bool:
+        """Whether the source itself is sampled."""
+        return self.row != SOURCE and digits_roadmap.ROWS[self.row].untrained
+
+    @property
     def result(self) -> Path:
         return Path(self.out) / "results" / f"{self.name}.json"
 
 
 def config_of(run: Run) -> TrainConfig:
     """The row's config with the paths, seed and steps of this run."""
-    config: ConfigDict = digits_roadmap.get_config(run.row)
+    config: ConfigDict
+    if run.row == SOURCE:
+        config = digits_roadmap.get_config(SOURCE)
+    else:
+        config = digits_roadmap.row_config(digits_roadmap.ROWS[run.row])
     config.seed = run.seed
     config.data.data_dir = str(Path(run.out) / "data")
     if run.steps is not None:
@@ -87,6 +97,8 @@ def request_of(run: Run) -> dict[str, Any]:
     del train["data"]["data_dir"]
     for group, key in (("inherit", "source"), ("distill", "teacher")):
         train[group][key] = Path(train[group][key]).name
+    if run.untrained:
+        train["total_steps"] = 0
     request = {"train": train, "protocol": dataclasses.asdict(protocol_of(run))}
     return json.loads(json.dumps(request | {"count": run.count}))
 
@@ -183,7 +195,8 @@ class Progress:
         config = config_of(run)
         per_image = 4 if config.distill.teacher else 3
         drawn = run.count * protocol_of(run).function_evaluations()
-        return config.total_steps * config.batch_size * per_image + drawn
+        steps = 0 if run.untrained else config.total_steps
+        return steps * config.batch_size * per_image + drawn
 
     def line(self, run: Run, result: dict[str, Any]) -> None:
         self._done.append(run)
@@ -203,10 +216,10 @@ def execute(run: Run) -> dict[str, Any]:
     began = time.perf_counter()
     config, out = config_of(run), Path(run.out)
     workdir = out / "work" / run.name
-    train(config, workdir, say=quiet)
-    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
-    if reached != config.total_steps:
-        raise ValueError(f"{run.name} was stopped at step {reached}; the same command resumes it")
+    if run.untrained:
+        save_untrained(config, workdir)
+    else:
+        train_to_the_end(run, config, workdir)
     if run.row == SOURCE:
         save_sources(workdir, out / "models")
         shutil.rmtree(workdir)
@@ -231,6 +244,21 @@ def execute(run: Run) -> dict[str, Any]:
     shutil.rmtree(workdir)  # the result and the samples stay
     jax.clear_caches()  # the programs of eighty runs would fill the memory
     return result
+
+
+def train_to_the_end(run: Run, config: TrainConfig, workdir: Path) -> None:
+    train(config, workdir, say=quiet)
+    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
+    if reached != config.total_steps:
+        raise ValueError(f"{run.name} was stopped at step {reached}; the same command resumes it")
+
+
+def save_untrained(config: TrainConfig, workdir: Path) -> None:
+    """A model folder with the parameters of the source and the attention of the config."""
+    _, params = folder.load_model_dir(config.inherit.source)
+    model = zoo.model_config(config.model.name, **config.model.overrides)
+    provenance = {"source": Path(config.inherit.source).name}
+    folder.save_model_dir(workdir, model, params, provenance, overwrite=True)
 
 
 def quiet(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What the rows of `demo/roadmap.py` say of the paper's five guidelines.
+"""What the rows of `demo/roadmap.py` say of the paper's five guidelines, and of the siblings.
 
 A verdict compares two rows over seeds. Runs of one seed share data order and noise, so the
 differences within a seed are taken, and Student's t of their mean; nothing is shown unless it is
@@ -21,6 +21,7 @@ GUIDELINES = {
     3: "start from a converged softmax model",
     4: "do not inherit the projections of its attention",
     5: "distil noise and variance from a strong teacher",
+    6: "(not in the paper) siblings: local softmax keeps the teacher, gates and sums need no more",
 }
 
 # Two-sided 5 % points of Student's t for 1, 2, ... degrees of freedom (seeds - 1).
@@ -45,6 +46,7 @@ CLAIMS = (
     Claim(1, "ReLU + DWC is as good as softmax", "relu_dwc", "softmax", same=True),
     Claim(1, "ReLU + DWC is as good as focused ReLU", "relu_dwc", "focused_relu", same=True),
     Claim(1, "GELU features are worse", "focused_relu", "focused_gelu"),
+    Claim(1, "GELU features are worse without focusing", "relu_dwc", "gelu_dwc"),
     Claim(2, "2 heads are as good as 4", "heads2", "heads4", same=True),
     Claim(2, "1 head is as good as 4", "heads1", "heads4", same=True),
     Claim(2, "heads of 8 channels are worse", "heads4", "heads8"),
@@ -69,7 +71,24 @@ CLAIMS = (
     Claim(5, "variance distillation helps (λ2 0.05)", "lambda.5_.05", "lambda.5_0"),
     Claim(5, "both together help", "lambda.5_.05", "lambda0_0"),
     Claim(5, "a better teacher helps", "lambda.1_0", "weak_teacher"),
+    Claim(6, "SANA's normaliser is as good as LiT's (no convolution)", "sana", "relu", same=True),
+    Claim(6, "CLEAR is as good as softmax from scratch", "window", "softmax", same=True),
+    Claim(6, "DiG is as good as ReLU + DWC from scratch", "gated", "relu_dwc", same=True),
+    Claim(6, "CLEAR, r = 3, gains by 200 steps", "clear3", "clear3_untrained"),
+    Claim(6, "CLEAR, r = 2, gains by 200 steps", "clear2", "clear2_untrained"),
+    Claim(6, "CLEAR is as good as softmax trained alike", "clear3", "softmax_trained", same=True),
+    Claim(6, "CLEAR is better than LiT after 200 steps", "clear3", "lit"),
+    Claim(6, "LiT is better than DiG after 200 steps", "lit", "dig"),
 )
+
+
+def verdicts(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The verdict on every claim whose two rows have a seed in common."""
+
+    def seeds(name: str) -> set[str]:
+        return set(rows[name]["frechet_distance"]["values"]) if name in rows else set()
+
+    return [verdict(claim, rows) for claim in CLAIMS if seeds(claim.better) & seeds(claim.worse)]
 
 
 def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +96,7 @@ def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
     better, worse = (rows[name]["frechet_distance"] for name in (claim.better, claim.worse))
     differences = paired(rows, claim.worse, claim.better, "frechet_distance")
     points = paired(rows, claim.better, claim.worse, "accuracy")
-    fids = ROWS[claim.paper or claim.better].fid, ROWS[claim.worse].fid
+    first, second = ROWS[claim.paper or claim.better].fid, ROWS[claim.worse].fid
     result: dict[str, Any] = {
         "guideline": claim.guideline,
         "claim": claim.text,
@@ -85,7 +104,7 @@ def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
         "worse": claim.worse,
         "difference": statistics.mean(differences),
         "accuracy_difference": statistics.mean(points),
-        "fid_difference": round(fids[1] - fids[0], 2),
+        "fid_difference": None if first is None or second is None else round(second - first, 2),
     }
     if len(differences) < 2:
         return result | {"t": None, "accuracy_t": None, "verdict": "one seed"}
@@ -106,9 +125,9 @@ def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def paired(rows: Mapping[str, Any], first: str, second: str, score: str) -> list[float]:
-    """`first - second` for every seed."""
+    """`first - second` for every seed that both have."""
     a, b = (rows[name][score]["values"] for name in (first, second))
-    return [a[seed] - b[seed] for seed in a]
+    return [a[seed] - b[seed] for seed in a if seed in b]
 
 
 def student_t(differences: Sequence[float]) -> float:
@@ -119,7 +138,7 @@ def student_t(differences: Sequence[float]) -> float:
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """One line per guideline of the paper: what these runs say of each of its claims."""
+    """One line per guideline: what these runs say of each of its claims."""
     lines = []
     for number, title in GUIDELINES.items():
         claims = [row for row in report["verdicts"] if row["guideline"] == number]
@@ -141,9 +160,10 @@ def verdict_table(report: Mapping[str, Any]) -> list[str]:
         t, accuracy_t = (
             "" if row[key] is None else f"{row[key]:+.1f}" for key in ("t", "accuracy_t")
         )
+        fid = "" if row["fid_difference"] is None else f"{row['fid_difference']:+.2f}"
         lines.append(
             f"| {row['guideline']} | {row['claim']} | {row['difference']:+.3f} | {t} |"
             f" {row['verdict']} | {100 * row['accuracy_difference']:+.1f} % | {accuracy_t} |"
-            f" {row['fid_difference']:+.2f} |"
+            f" {fid} |"
         )
     return lines

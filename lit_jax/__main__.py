@@ -13,6 +13,7 @@ from lit_jax.jobs import command_line
 from lit_jax.jobs.entries import JOBS
 
 USAGE = """python -m lit_jax encode --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]
+python -m lit_jax self_generate --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]
 python -m lit_jax train  --config configs/X.py[:ARG] --workdir DIR [--config.KEY=VALUE]
 python -m lit_jax sample --model MODEL_DIR_OR_WORKDIR --out DIR --num_samples N
                          [--vae VAE_DIR --steps 250 --cfg_scale 1.5 --label_policy uniform]
@@ -20,6 +21,7 @@ python -m lit_jax evaluate --samples NPZ_OR_FOLDER --reference NPZ_OR_FOLDER
                          --inception MODEL_DIR --out metrics.json
 python -m lit_jax generate --model MODEL_DIR --text_encoder MODEL_DIR --vae MODEL_DIR
                          --prompt "..." --out image.png [--size 768x1344 --num_images 4]
+python -m lit_jax cost   --model DiT-S/2,LiT-S/2 --out DIR [--resolutions 256,1024]
 Add --help to a job for all its flags."""
 HELP = {"-h", "--help", "--helpshort", "--helpfull"}
 

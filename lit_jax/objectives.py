@@ -1,11 +1,13 @@
 """Training objective of LiT (Eq. 5-7 of the paper): diffusion loss plus hybrid distillation.
 
-L = L_simple + lambda_1 L_noise + lambda_2 L_var. Each term is a pure function that returns
-(loss, metrics), both means over the batch; `hybrid_objective` writes their sum. L_simple is the
-loss DiT is trained with, mean squared error plus the variational term: the student learns its
-variance too, and with lambda_2 = 0 nothing else would train those channels.
+L = L_simple + lambda_1 L_noise + lambda_2 L_var + lambda_3 L_attention. Each term is a pure
+function that returns (loss, metrics), both means over the batch; `hybrid_objective` writes their
+sum. L_simple is the loss DiT is trained with, mean squared error plus the variational term: the
+student learns its variance too, and with lambda_2 = 0 nothing else would train those channels.
+L_attention is CLEAR's; LiT has none, and then lambda_3 is 0.
 
-Shape letters: B images, H height, W width, C image channels, K channels of a network output.
+Shape letters: B images, H height, W width, C image channels, K channels of a network output,
+L layers, N tokens, D hidden size.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from lit_jax.diffusion.losses import training_losses
 
 Metrics = dict[str, jax.Array]
 Term = tuple[jax.Array, Metrics]
-# (student_out, teacher_out or None, x_start, x_t, step indices, noise) -> (loss, metrics)
-Objective = Callable[
-    [jax.Array, jax.Array | None, jax.Array, jax.Array, jax.Array, jax.Array], Term
-]
+# What a network returns [B, H, W, K], or that and the attention outputs of its layers, which an
+# objective with L_attention needs: [L, B, N, D], before their projection.
+Output = jax.Array | tuple[jax.Array, jax.Array]
+# (output of the student, of the teacher or None, x_start, x_t, step indices, noise) -> (loss,
+# metrics)
+Objective = Callable[[Output, Output | None, jax.Array, jax.Array, jax.Array, jax.Array], Term]
 
 
 def diffusion_loss(
@@ -113,19 +117,43 @@ def variance_distillation(
     return loss, {"variance_distillation": loss}
 
 
+def attention_distillation(
+    student_LxBxNxD: jax.Array, teacher_LxBxNxD: jax.Array, every: int
+) -> Term:
+    """L_attention of CLEAR (Liu et al. 2024): mean squared difference of the attention outputs of
+    the layers 0, every, 2 every, ..., in float32.
+
+    Outputs of a layer are those of its heads side by side, before the output projection. The mean
+    over the layers of their means over B, N and D is one mean. Raises ValueError for outputs of
+    unequal shapes.
+    """
+    if student_LxBxNxD.shape != teacher_LxBxNxD.shape:
+        raise ValueError(
+            f"attention outputs [layers, images, tokens, channels] of the student have shape"
+            f" {student_LxBxNxD.shape}, those of the teacher {teacher_LxBxNxD.shape}"
+        )
+    student, teacher = (
+        heads[::every].astype(jnp.float32) for heads in (student_LxBxNxD, teacher_LxBxNxD)
+    )
+    loss = jnp.mean(jnp.square(teacher - student))
+    return loss, {"attention_distillation": loss}
+
+
 def hybrid_distillation(
     process: GaussianProcess,
-    student_out_BxHxWxK: jax.Array,
-    teacher_out_BxHxWxK: jax.Array,
+    student: Output,
+    teacher: Output,
     i_B: jax.Array,
     channels: int,
     settings: DistillConfig,
 ) -> Term:
-    """lambda_1 L_noise + lambda_2 L_var; a term of weight 0 is neither computed nor reported.
+    """lambda_1 L_noise + lambda_2 L_var + lambda_3 L_attention; a term of weight 0 is neither
+    computed nor reported.
 
     The teacher is a constant: this is the one place where its gradient is stopped.
     """
-    teacher_out_BxHxWxK = jax.lax.stop_gradient(teacher_out_BxHxWxK)
+    student_out_BxHxWxK, student_LxBxNxD = _parts(student, settings)
+    teacher_out_BxHxWxK, teacher_LxBxNxD = _parts(jax.lax.stop_gradient(teacher), settings)
     total = jnp.zeros(())
     metrics: Metrics = {}
     if settings.noise_weight > 0:
@@ -143,13 +171,19 @@ def hybrid_distillation(
             settings.variance_reading,
         )
         total, metrics = total + settings.variance_weight * loss, metrics | logged
+    if student_LxBxNxD is not None and teacher_LxBxNxD is not None:
+        loss, logged = attention_distillation(
+            student_LxBxNxD, teacher_LxBxNxD, settings.attention_every
+        )
+        total, metrics = total + settings.attention_weight * loss, metrics | logged
     return total, metrics
 
 
 def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objective:
     """The objective of a run, LiT Eq. 5, as one pure function for the training step.
 
-    With `settings.teacher == ""` it is the diffusion loss alone and expects no teacher output.
+    With `settings.teacher == ""` it is the diffusion loss alone and expects no teacher output. With
+    `settings.compares_attention` it expects attention outputs of both networks, else of neither.
     Raises ValueError, before anything compiles, for an unknown reading, or variance distillation on
     a process that does not learn its variance.
     """
@@ -157,35 +191,44 @@ def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objec
         _check_reading(process, settings.variance_reading)
 
     def objective(
-        student_out_BxHxWxK: jax.Array,
-        teacher_out_BxHxWxK: jax.Array | None,
+        student: Output,
+        teacher: Output | None,
         x_start_BxHxWxC: jax.Array,
         x_t_BxHxWxC: jax.Array,
         i_B: jax.Array,
         noise_BxHxWxC: jax.Array,
     ) -> Term:
-        if (teacher_out_BxHxWxK is not None) != bool(settings.teacher):
-            given = "none" if teacher_out_BxHxWxK is None else "one"
+        if (teacher is not None) != bool(settings.teacher):
+            given = "none" if teacher is None else "one"
             raise ValueError(
                 f"the objective was given {given} teacher output, but distill.teacher is"
                 f" {settings.teacher!r}: pass an output exactly if a teacher is named"
             )
+        student_out_BxHxWxK, _ = _parts(student, settings)
         loss, metrics = diffusion_loss(
             process, student_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC
         )
-        if teacher_out_BxHxWxK is not None:
+        if teacher is not None:
             distilled, logged = hybrid_distillation(
-                process,
-                student_out_BxHxWxK,
-                teacher_out_BxHxWxK,
-                i_B,
-                x_start_BxHxWxC.shape[-1],
-                settings,
+                process, student, teacher, i_B, x_start_BxHxWxC.shape[-1], settings
             )
             loss, metrics = loss + distilled, metrics | logged
         return loss, {"loss": loss} | metrics
 
     return objective
+
+
+def _parts(output: Output, settings: DistillConfig) -> tuple[jax.Array, jax.Array | None]:
+    """A network's output proper, and the attention outputs of its layers where they are compared;
+    ValueError when they are missing or superfluous."""
+    given = isinstance(output, tuple)
+    if given != settings.compares_attention:
+        raise ValueError(
+            f"the objective was given {'' if given else 'no '}attention outputs, but"
+            f" distill.attention_weight is {settings.attention_weight} with teacher"
+            f" {settings.teacher!r}: pass them exactly if they are compared"
+        )
+    return output if isinstance(output, tuple) else (output, None)
 
 
 def _check_reading(process: GaussianProcess, reading: str) -> None:

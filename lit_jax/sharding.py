@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,9 @@ from lit_jax.config import MeshConfig
 
 BATCH_AXES = ("data", "fsdp")
 """A batch is split over all devices of both axes."""
+
+ROW_AXIS = "sequence"
+"""Devices that share one image when samples are drawn: each has some of its rows."""
 
 # (pattern of the path, axes of the array). A path may have a prefix, such as that of an optimiser
 # moment. Stacked blocks have the depth first, which no device splits: the loop over depth then
@@ -65,13 +69,24 @@ def join_cluster() -> None:
         ) from error
 
 
-def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """A mesh with axes `data` and `fsdp` over all devices.
+def make_mesh(
+    config: MeshConfig, devices: list[jax.Device] | None = None, sequence: int = 1
+) -> Mesh:
+    """A mesh with axes `data` and `fsdp` over all devices. With `sequence` above 1, that many
+    neighbouring devices stand where one stood: a third axis, `sequence`.
 
     One size may be -1 and takes the rest. Raises ValueError when the product does not match the
     number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    if sequence > 1:
+        if len(devices) % sequence:
+            raise ValueError(
+                f"sequence {sequence} does not divide {len(devices)} devices; choose a divisor"
+            )
+        groups = make_mesh(config, devices[::sequence])
+        grouped = np.asarray(devices).reshape(*groups.devices.shape, sequence)
+        return Mesh(grouped, (*BATCH_AXES, ROW_AXIS))
     sizes = [config.data, config.fsdp]
     if -1 in sizes:
         rest = math.prod(size for size in sizes if size != -1)
@@ -127,6 +142,33 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Examples split over all devices; other axes whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Among how many devices, or groups of devices that share an image, a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def split_rows(network: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """`network(params, x [B, H, W, C], ...)`, whose further arguments are trees of arrays [B, ...],
+    with the rows of each image split over the axis `sequence`: the compiler splits all that
+    follows from them, and devices exchange what a row needs of others.
+
+    The batch becomes an axis of its own by vmap: where a layer merges images and tokens into one
+    axis, only one of the two could stay split.
+    """
+    place = NamedSharding(mesh, PartitionSpec(BATCH_AXES, ROW_AXIS))
+
+    def one(params: Any, *image: Any) -> jax.Array:
+        return network(params, *jax.tree.map(lambda a: a[None], image))[0]
+
+    def split(params: Any, x_BxHxWxC: jax.Array, *rest: Any) -> jax.Array:
+        x_BxHxWxC = jax.lax.with_sharding_constraint(x_BxHxWxC, place)
+        axes = (None, 0, *(0 for _ in rest))
+        out_BxHxWxK = jax.vmap(one, in_axes=axes)(params, x_BxHxWxC, *rest)
+        return jax.lax.with_sharding_constraint(out_BxHxWxK, place)
+
+    return split
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

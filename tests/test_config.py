@@ -134,7 +134,7 @@ def test_architecture_survives_json(size: Any) -> None:
         ({"distill": {"variance_weight": -1}}, r"distill\.variance_weight is -1\.0; it must be at"),
         (
             {"distill": {"teacher": "dit", "noise_weight": 0, "variance_weight": 0}},
-            r"distill\.teacher is 'dit', but .* are both 0; set one of them, or distill\.teacher",
+            r"distill\.teacher is 'dit', but .* are all 0; set one of them, or distill\.teacher",
         ),
         ({"mesh": {"data": 0}}, r"mesh data=0, fsdp=1: sizes are positive, at most one is -1"),
         ({"mesh": {"fsdp": -2}}, r"mesh data=-1, fsdp=-2: sizes are positive"),

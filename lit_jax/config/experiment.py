@@ -55,21 +55,32 @@ class DistillConfig:
     """Hybrid distillation, Eq. 5-7 of the LiT paper. `teacher=""` trains without a teacher.
 
     `noise_weight` is lambda_1, `variance_weight` lambda_2, `variance_reading` a row of
-    `objectives.VARIANCE_READINGS`.
+    `objectives.VARIANCE_READINGS`. `attention_weight` is that of CLEAR's third term, the attention
+    outputs of the layers 0, `attention_every`, 2 `attention_every`, ...
     """
 
     teacher: str = ""
     noise_weight: float = 0.5
     variance_weight: float = 0.05
     variance_reading: str = "raw"
+    attention_weight: float = 0.0
+    attention_every: int = 4
 
     def __post_init__(self) -> None:
-        limit(self, "at least 0", "distill.noise_weight", "distill.variance_weight")
+        weights = ("distill.noise_weight", "distill.variance_weight", "distill.attention_weight")
+        limit(self, "at least 0", *weights)
+        limit(self, "an integer of at least 1", "distill.attention_every")
         require(
-            not self.teacher or self.noise_weight + self.variance_weight > 0,
-            f"distill.teacher is {self.teacher!r}, but distill.noise_weight and"
-            " distill.variance_weight are both 0; set one of them, or distill.teacher=''",
+            not self.teacher
+            or self.noise_weight + self.variance_weight + self.attention_weight > 0,
+            f"distill.teacher is {self.teacher!r}, but {', '.join(weights)} are all 0; set one of"
+            " them, or distill.teacher=''",
         )
+
+    @property
+    def compares_attention(self) -> bool:
+        """Whether the networks must return the attention outputs of their layers."""
+        return bool(self.teacher) and self.attention_weight > 0
 
 
 @dataclass(frozen=True)

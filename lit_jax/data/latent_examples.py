@@ -13,7 +13,7 @@ from lit_jax.config import unknown_name
 from lit_jax.data import latents, transforms
 from lit_jax.data.mixture import Reshuffled
 from lit_jax.data.parts import LABEL, Examples, Part, seeds
-from lit_jax.data.schema import LatentSchema, read_buckets
+from lit_jax.data.schema import DRAWN, LatentSchema, read_buckets
 
 
 def latent_examples(
@@ -63,8 +63,9 @@ def latent_examples(
             order = grain.MapDataset.source(records).shuffle(seed=drawn.order).repeat()
         mirror, caption = drawn.mirror if flip else None, drawn.caption if text else None
         dataset = latents.examples(order, schema, shape, latents.Draws(mirror, caption, weights))
-        moments = {"moments": (shape[1:], np.dtype(schema.dtype))}
-        parts.append(Part(dataset, moments | arrays, len(rows)))
+        name = "image" if schema.moments == DRAWN else "moments"
+        found = {name: (shape[1:], np.dtype(schema.dtype))}
+        parts.append(Part(dataset, found | arrays, len(rows)))
     identity = {"data schema sha256": schema.identity_sha256()}
     return Examples(parts, transforms.selected, identity)
 

@@ -44,8 +44,8 @@ _BYTES_PER_FILE, _BYTES_PER_EXAMPLE = 131_072, 256
 
 @dataclass(frozen=True)
 class LatentExample:
-    """One image: moments [M, h, w, 2 L] as `schema` describes them, and what belongs to it: for
-    every kind of captions its text, and float32 [n, D] of its n valid tokens (with text)."""
+    """One image: moments [M, h, w, 2 L or L] as `schema` describes them, and what belongs to it:
+    for every kind of captions its text, and float32 [n, D] of its n valid tokens (with text)."""
 
     name: str
     moments_Mxhxwx2L: np.ndarray

@@ -4,7 +4,8 @@ Records are parsed here and not by TFDS, whose general parser takes four times a
 13 microseconds for a record of 66 KB).
 
 Letters: M the image and its mirror image (2, or 1 without mirrors), h x w latent pixels, L latent
-channels; the 2 L moments are the mean, then the log-variance.
+channels; the 2 L moments are the mean, then the log-variance. Of what a model has drawn there are L
+numbers: the sample.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from lit_jax.config import unknown_name
 from lit_jax.data.open_files import allow_open_files
-from lit_jax.data.schema import TOKENS, LatentSchema, dataset_folder
+from lit_jax.data.schema import DRAWN, TOKENS, LatentSchema, dataset_folder
 
 Example = Mapping[str, Any]
 
@@ -87,7 +88,8 @@ def examples(
     records: grain.MapDataset[bytes], schema: LatentSchema, shape: tuple[int, ...], draws: Draws
 ) -> grain.MapDataset[Example]:
     """A stream of serialized examples as {"moments": [h, w, 2 L], "label": int32 (with classes),
-    "tokens": [max_length, width] and "mask": int8 [max_length] (with text)}.
+    "tokens": [max_length, width] and "mask": int8 [max_length] (with text)}. What a model has drawn
+    is "image" [h, w, L] instead of "moments".
 
     `shape` is that of the stored moments. All that is drawn is decided by the seeds and the
     position in the stream.
@@ -98,6 +100,8 @@ def examples(
     if captions:
         choose = functools.partial(one_caption, schema=schema, weights=draws.weights)
         dataset = dataset.random_map(choose, seed=draws.caption)
+    if schema.moments == DRAWN:
+        return dataset.map(sample_itself)
     if draws.mirror is None:
         return dataset.map(image_itself)
     return dataset.random_map(image_or_mirror, seed=draws.mirror)
@@ -106,7 +110,7 @@ def examples(
 def decode_record(
     record: bytes, schema: LatentSchema, shape: tuple[int, ...], captions: bool = True
 ) -> dict[str, Any]:
-    """A serialized example as {"moments": [M, h, w, 2 L], "label": int32 (with classes),
+    """A serialized example as {"moments": [M, h, w, 2 L or L], "label": int32 (with classes),
     "tokens_K": [n, width] for every kind K of captions (with text, unless `captions` is False)},
     in the dtypes they are stored in. They share memory with `record`. `shape` is that of the
     moments."""
@@ -154,6 +158,12 @@ def one_caption(
 def image_itself(example: Example) -> dict[str, Any]:
     """Keeps the moments of the image."""
     return {**example, "moments": example["moments"][0]}
+
+
+def sample_itself(example: Example) -> dict[str, Any]:
+    """A drawn sample, which is to a model what a normalised image is, under that name."""
+    rest = {name: value for name, value in example.items() if name != "moments"}
+    return {**rest, "image": example["moments"][0]}
 
 
 def image_or_mirror(example: Example, rng: np.random.Generator) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """What is known about a data set of latents: `schema.json` in its folder.
 
-The folder given to `encode --out` holds
+The folder given to `encode --out`, or to `self_generate --out`, holds
 
     schema.json       written last: a folder with it is complete
-    skipped.json      images that could not be used, with the reason
+    skipped.json      images that could not be used, with the reason (`encode`)
     request.json      what was asked for, so that another request is refused
     null_caption.npy  with text: float32 [max_length, width], what the encoder makes of "", at all
                       positions (padding, too)
@@ -13,9 +13,10 @@ The folder given to `encode --out` holds
 An example is {"name": text, "moments": [1 or 2, h, w, 2 L], "label": int64 (with classes)} and, for
 every kind K of captions, {"caption_K": text, "tokens_K": [n, width] (with text)}. `moments[0]` is
 the image, `moments[1]` its mirror image; along the last axis L posterior means, then L
-log-variances, as `AutoencoderKL.encode` gives them: not scaled, not clipped. Of the features of a
-caption only the n valid tokens are stored, </s> included; an image without a kind of caption has
-the text "" and n = 0.
+log-variances, as `AutoencoderKL.encode` gives them: not scaled, not clipped. Examples that a model
+has drawn have no spread, and no log-variance stands for none: `moments[0]` [h, w, L] is the sample
+itself, in the scale that models see. Of the features of a caption only the n valid tokens are
+stored, </s> included; an image without a kind of caption has the text "" and n = 0.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  # numpy learns the name bfloat16
 import numpy as np
 
-from lit_jax.config import from_mapping
+from lit_jax.config import from_mapping, unknown_name
 from lit_jax.files import atomic_path, write_json
 
 SCHEMA, SKIPPED, REQUEST = "schema.json", "skipped.json", "request.json"
@@ -41,20 +42,26 @@ CAPTION, TOKENS = "caption_", "tokens_"
 DATASET_NAME, DATASET_VERSION = "latents", "1.0.0"
 SCHEMA_VERSION = 2
 
+GAUSSIAN, DRAWN = "mean, log_variance", "x_start"
+LAYOUTS: Mapping[str, int] = {GAUSSIAN: 2, DRAWN: 1}
+"""What "moments" may hold along their last axis -> numbers per channel."""
+
 
 @dataclass(frozen=True)
 class LatentSchema:
     """The content of `schema.json`.
 
     `vae` holds the fields of `weights.fingerprint.VaeIdentity`: id, sha256, encoder_sha256,
-    scaling_factor, downsampling, latent_channels. `latent_shape` is (h, w, L) of a square image of
+    scaling_factor, downsampling, latent_channels; it is empty for pixels, which a model of pixels
+    has drawn. `latent_shape` is (h, w, L) of a square image of
     `resolution` pixels along a side. `count` examples are stored, `skipped` images could not be
     used. `classes` is empty without labels, `captions` (their kinds) without captions. `text` is
     empty without features of captions, and else {"encoder": the fields of
     `weights.fingerprint.TextEncoderIdentity`, "max_length", "dtype", "width"}. `buckets` are the
     (height, width) in pixels that examples may have, empty when all are square. `crop` is how they
-    were cut: "adm", or "fill" into buckets (see `data.crop`). `source` says which images: kind,
-    path, name, split, and the sha256 of their listing.
+    were cut: "adm", or "fill" into buckets (see `data.crop`); "" when a model has drawn them.
+    `source` says which images: kind, path, name, split, and the sha256 of their listing, or else
+    which model has drawn them and how. `moments` is a row of LAYOUTS.
     """
 
     vae: Mapping[str, Any]
@@ -71,7 +78,7 @@ class LatentSchema:
     buckets: tuple[tuple[int, int], ...]
     source: Mapping[str, Any]
     crop: str = "adm"
-    moments: str = "mean, log_variance"
+    moments: str = GAUSSIAN
     version: int = SCHEMA_VERSION
 
     @property
@@ -96,9 +103,9 @@ class LatentSchema:
 
     @property
     def moments_shape(self) -> tuple[int, int, int, int]:
-        """(1 or 2, h, w, 2 L): the shape of "moments" in an example of a square image."""
+        """(1 or 2, h, w, 2 L or L): the shape of "moments" in an example of a square image."""
         height, width, channels = self.latent_shape
-        return 1 + self.mirrors, height, width, 2 * channels
+        return 1 + self.mirrors, height, width, LAYOUTS[self.moments] * channels
 
     @property
     def moments_shapes(self) -> tuple[tuple[int, int, int, int], ...]:
@@ -116,26 +123,27 @@ def dataset_folder(folder: str | Path) -> Path:
 
 
 def is_latent_folder(folder: str | Path) -> bool:
-    """Whether an encode job has finished, or begun, in this folder."""
+    """Whether a job that makes latents has finished, or begun, in this folder."""
     return any((Path(folder) / name).is_file() for name in (SCHEMA, REQUEST))
 
 
 def write_schema(folder: str | Path, schema: LatentSchema) -> None:
-    """Writes `schema.json`, atomically: the last act of an encode job."""
+    """Writes `schema.json`, atomically: the last act of a job that makes latents."""
     write_json(Path(folder) / SCHEMA, dataclasses.asdict(schema))
 
 
 def read_schema(folder: str | Path) -> LatentSchema:
     """The schema of a folder of latents.
 
-    Raises ValueError when there is none, when the encode job has not finished, and when the file
-    is damaged or of another version of the format.
+    Raises ValueError when there is none, when the job has not finished, and when the file is
+    damaged or of another version of the format.
     """
     path = Path(folder) / SCHEMA
     if not path.is_file():
         if (Path(folder) / REQUEST).is_file():
             raise ValueError(
-                f"the latents in {folder} are not complete; run the same encode command again"
+                f"the latents in {folder} are not complete; run the same command again, with the"
+                " --config that began them"
             )
         raise ValueError(
             f"{folder} holds no latents: it has no {SCHEMA}; `python -m lit_jax encode` makes them"
@@ -156,7 +164,10 @@ def read_schema(folder: str | Path) -> LatentSchema:
     # A field that is not there would silently become a default.
     if missing := sorted({f.name for f in dataclasses.fields(LatentSchema)} - set(content)):
         raise ValueError(f"{path} lacks {', '.join(missing)}")
-    return from_mapping(LatentSchema, content, str(path))
+    schema = from_mapping(LatentSchema, content, str(path))
+    if schema.moments not in LAYOUTS:
+        raise unknown_name(f"moments in {path}", schema.moments, LAYOUTS)
+    return schema
 
 
 def _of_version_1(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from lit_jax.config.cost import CostConfig
 from lit_jax.config.generate import GenerateConfig
 
 # Experiment files import what they share from `configs`, wherever the command is run.
@@ -32,6 +33,10 @@ JOB_FLAGS: dict[str, tuple[Row, ...]] = {
     "encode": (
         (CONFIG, "config", None, "configs/encode_*.py, with ':ARG' if it takes one."),
         (TEXT, "out", None, "Folder of the latents; the same command again resumes it."),
+    ),
+    "self_generate": (
+        (CONFIG, "config", None, "configs/self_generate.py, with ':ARG' if it takes one."),
+        (TEXT, "out", None, "Folder of the examples; the same command again resumes it."),
     ),
     "train": (
         (CONFIG, "config", None, "Experiment file, with ':ARG' if it takes one."),
@@ -53,6 +58,7 @@ JOB_FLAGS: dict[str, tuple[Row, ...]] = {
         (TEXT, "dtype", "float32", "What the denoiser computes in: float32 or bfloat16."),
         (NUMBER, "batch_size", 64, "Images per batch, over the devices of a process."),
         (NUMBER, "decode_batch_size", 8, "Images the VAE decodes at a time, per device."),
+        (NUMBER, "sequence", 1, "Devices that share one image, each with some of its rows."),
         (NUMBER, "shard_size", 512, "Images per shard: what a kill can cost."),
         (NUMBER, "seed", 0, "Seed; image i depends on it and i alone."),
     ),
@@ -107,6 +113,18 @@ JOB_FLAGS["generate"] = (
         )
     ),
     (TEXT, "size", "", "HEIGHTxWIDTH in pixels, as 768x1344; default: that of the model."),
+)
+
+_COUNTED = {field.name: field.default for field in dataclasses.fields(CostConfig)}
+
+JOB_FLAGS["cost"] = (
+    (TEXT, "model", None, "Names or model folders, with commas; arguments follow after spaces."),
+    (TEXT, "out", None, "Folder of the tables and plots; the same command again resumes it."),
+    (TEXT, "resolutions", ",".join(map(str, _COUNTED["resolutions"])), "Sides in pixels."),
+    (NUMBER, "vae_factor", _COUNTED["vae_factor"], "Pixels per latent pixel; 1: no latents."),
+    (NUMBER, "compile_up_to", _COUNTED["compile_up_to"], "Compile up to this side; 0: nothing."),
+    (NUMBER, "batch_size", _COUNTED["batch_size"], "Images of the compiled programs."),
+    (TEXT, "dtype", _COUNTED["dtype"], "What they compute in: float32 or bfloat16."),
 )
 
 

@@ -98,12 +98,15 @@ def make_sampler(
 ) -> Callable[..., tuple[jax.Array, jax.Array | None]]:
     """`f(params, vae_params, image_index_B, label_B) -> (x_BxHxWxC, decoded_BxHxWxC)`, float32.
 
-    One compiled program, the batch split over the mesh and the results on every device. x is what
-    the model makes; `decoded` is None without a VAE. The same arguments give the same function, so
-    that the grids of a run compile once.
+    One compiled program, the batch split over the mesh and the results on every device; on a mesh
+    with an axis `sequence`, the model's rows are split as well. x is what the model makes;
+    `decoded` is None without a VAE. The same arguments give the same function, so that the grids of
+    a run compile once.
     """
     process = make_process(config, protocol.steps)
     network = zoo.apply_fn(config)
+    if sharding.ROW_AXIS in mesh.shape:
+        network = sharding.split_rows(network, mesh)
     run = SAMPLERS[protocol.sampler]
     shape = (*config.image_size, config.in_channels)
     decode = None if vae is None else decoder(vae, mesh, decode_batch_size)
@@ -198,7 +201,7 @@ def generate(
 ) -> np.ndarray:
     """Images 0 .. count-1 as float32 [count, H, W, C]: decoded where there is a VAE, otherwise what
     the model makes."""
-    batch_size = fitting_batch(batch_size, count, mesh.size)
+    batch_size = fitting_batch(batch_size, count, sharding.batch_devices(mesh))
     num_steps = create_process(protocol.steps).num_steps
     progress = Progress(-(-count // batch_size) * num_steps, count, say) if say else None
     vae_config, vae_params = vae or (None, None)

@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 
 from lit_jax import files
 from lit_jax.config import EncodeConfig
-from lit_jax.data.latent_writer import as_stored, remove_leftovers, write_metadata
+from lit_jax.data.latent_writer import remove_leftovers, write_metadata
 from lit_jax.data.latents import check_files
 from lit_jax.data.schema import (
     BUCKETS,
@@ -52,7 +52,7 @@ from lit_jax.jobs.encode_shards import (
     read_result,
     write_shard,
 )
-from lit_jax.jobs.encode_text import CaptionEncoder, make_caption_encoder
+from lit_jax.jobs.encode_text import CaptionEncoder, make_caption_encoder, write_null_caption
 from lit_jax.jobs.processes import SECONDS_TO_APPEAR, Say, barrier, say_on_first_process
 from lit_jax.training.metrics import duration
 from lit_jax.weights.folder import load_model_dir
@@ -154,10 +154,7 @@ def load_caption_encoder(plan: Plan, has_shards: bool) -> CaptionEncoder | None:
         return None
     encoder = make_caption_encoder(plan.config.text, plan.config.precision)
     if writes:
-        text, found = plan.config.text, encoder.null_caption()
-        # Training puts it among the features of captions, in their dtype.
-        as_stored(found, text.dtype, "the features of the empty caption", "text.dtype", "encoder")
-        write_array(null, found)
+        write_null_caption(null, encoder, plan.config.text.dtype)
     return encoder
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.config import AutoencoderConfig, EncodeConfig, SourceConfig
+from lit_jax.config import AutoencoderConfig, EncodeConfig, SourceConfig, TextConfig
 from lit_jax.data import buckets
 from lit_jax.data.image_source import BrokenImage
 from lit_jax.data.latent_writer import estimated_bytes
@@ -66,13 +66,7 @@ class Plan:
         config, side = self.config, self.config.resolution // self.vae.downsampling
         text: dict[str, Any] = {}
         if config.text.encoder:
-            encoder = self.request["text"]["encoder"]
-            text = {
-                "encoder": encoder,
-                "max_length": config.text.max_length,
-                "dtype": config.text.dtype,
-                "width": encoder["width"],
-            }
+            text = text_of_schema(self.request["text"])
         return LatentSchema(
             vae=self.request["vae"],
             dtype=config.dtype,
@@ -161,10 +155,20 @@ def make_request(
         **{name: getattr(config, name) for name in REQUEST_FIELDS},
     }
     if config.text.encoder:
-        encoder = dataclasses.asdict(text_encoder_identity(config.text.encoder))
-        fields = {name: getattr(config.text, name) for name in TEXT_FIELDS}
-        request["text"] = {"encoder": encoder, **fields}
+        request["text"] = text_request(config.text)
     return request
+
+
+def text_request(text: TextConfig) -> dict[str, Any]:
+    """What decides the features of captions, for `request.json`."""
+    encoder = dataclasses.asdict(text_encoder_identity(text.encoder))
+    return {"encoder": encoder, **{name: getattr(text, name) for name in TEXT_FIELDS}}
+
+
+def text_of_schema(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry `text` of a schema, from `text_request`."""
+    kept = {name: request[name] for name in ("encoder", "max_length", "dtype")}
+    return {**kept, "width": request["encoder"]["width"]}
 
 
 def check_disk_space(plan: Plan, shards: list[int]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import jax
@@ -16,7 +17,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lit_jax.config import TextConfig
-from lit_jax.data.latent_writer import LatentExample
+from lit_jax.data.latent_writer import LatentExample, as_stored
+from lit_jax.data.schema import write_array
 from lit_jax.data.tokenizer import Tokenizer
 from lit_jax.jobs.text_features import Program, features_of_each, load_text_encoder
 from lit_jax.models import zoo
@@ -53,6 +55,14 @@ class CaptionEncoder:
         return features_of_each(
             self.program, self.tokenizer, texts, self.max_length, self.batch_size
         )
+
+
+def write_null_caption(path: Path, encoder: CaptionEncoder, dtype: str) -> None:
+    """What the encoder makes of the empty caption. `dtype` is that of the stored captions, among
+    which training puts it: ValueError when it does not fit."""
+    found_LxD = encoder.null_caption()
+    as_stored(found_LxD, dtype, "the features of the empty caption", "text.dtype", "encoder")
+    write_array(path, found_LxD)
 
 
 def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from absl import flags
 
 from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
+from lit_jax.config.cost import CostConfig
 from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
 from lit_jax.config.generate import GenerateConfig, parse_size
+from lit_jax.config.self_generate import SelfGenerateConfig
 from lit_jax.jobs import command_line
 
 
@@ -36,6 +38,16 @@ def run_encode(given: flags.FlagValues) -> None:
 
     join_cluster()
     encode(config, given.out)
+
+
+def run_self_generate(given: flags.FlagValues) -> None:
+    config = from_mapping(SelfGenerateConfig, given.config.to_dict())
+    print(given.config, flush=True)
+    from lit_jax.jobs.self_generate import self_generate
+    from lit_jax.sharding import join_cluster
+
+    join_cluster()
+    self_generate(config, given.out)
 
 
 def run_sample(given: flags.FlagValues) -> None:
@@ -77,6 +89,7 @@ def sampling(given: flags.FlagValues) -> Callable[[str | Path], Path]:
             dtype=given.dtype,
             shard_size=given.shard_size,
             decode_batch_size=given.decode_batch_size,
+            sequence=given.sequence,
         )
 
     return draw
@@ -140,6 +153,21 @@ def run_generate(given: flags.FlagValues) -> None:
     generate(config)
 
 
+def run_cost(given: flags.FlagValues) -> None:
+    config = CostConfig(
+        models=tuple(name for part in given.model.split(",") if (name := part.strip())),
+        out=given.out,
+        resolutions=command_line.numbers(given, "resolutions", int),
+        vae_factor=given.vae_factor,
+        compile_up_to=given.compile_up_to,
+        batch_size=given.batch_size,
+        dtype=given.dtype,
+    )
+    from lit_jax.jobs.cost import cost
+
+    cost(config)
+
+
 def _require_unused(given: flags.FlagValues, names: Iterable[str], owner: str) -> None:
     """Flags that would be ignored are refused."""
     for name in names:
@@ -149,8 +177,10 @@ def _require_unused(given: flags.FlagValues, names: Iterable[str], owner: str) -
 
 JOBS = {
     "encode": run_encode,
+    "self_generate": run_self_generate,
     "train": run_train,
     "sample": run_sample,
     "evaluate": run_evaluate,
     "generate": run_generate,
+    "cost": run_cost,
 }

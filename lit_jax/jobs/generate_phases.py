@@ -26,7 +26,7 @@ from lit_jax.jobs.generate_output import Pieces
 from lit_jax.jobs.processes import Say
 from lit_jax.jobs.progress import Bar
 from lit_jax.jobs.prompts import Prompt
-from lit_jax.jobs.text_drawing import make_text_sampler, prompt_keys
+from lit_jax.jobs.text_drawing import make_text_sampler, prompt_keys, text_conditions
 from lit_jax.jobs.text_features import load_text_encoder
 from lit_jax.models import zoo
 from lit_jax.models.conditions import TextCondition
@@ -148,24 +148,9 @@ def conditions(
 ) -> tuple[TextCondition, TextCondition]:
     """What the images of a batch are guided towards and away from."""
     plan = images.plan
-    B, L, D = images.batch_size, plan.max_length, plan.model.caption_channels
-    tokens_BxLxD, mask_BxL = np.zeros((B, L, D), np.float32), np.zeros((B, L), np.int32)
-    for row, (prompt, _) in enumerate(images.filled(batch)):
-        kept = pieces.read(text_piece(prompt))["tokens"]
-        tokens_BxLxD[row, : len(kept)], mask_BxL[row, : len(kept)] = kept, 1
-    sizes: tuple[Any, ...] = ()
-    if plan.model.micro_condition:
-        height, width = plan.size
-        sizes = (
-            np.tile(np.array([[height, width]], np.float32), (B, 1)),
-            np.full((B, 1), height / width, np.float32),
-        )
-    cond = TextCondition(tokens_BxLxD, mask_BxL, *sizes)
-    if away is None:
-        return cond, cond
-    null_LxD, own_L = away
-    null_mask_BxL = mask_BxL if plan.null_mask == "prompt" else np.tile(own_L, (B, 1))
-    return cond, TextCondition(np.tile(null_LxD, (B, 1, 1)), null_mask_BxL, *sizes)
+    texts = [pieces.read(text_piece(prompt))["tokens"] for prompt, _ in images.filled(batch)]
+    size = plan.size if plan.model.micro_condition else None
+    return text_conditions(texts, plan.max_length, away, plan.null_mask == "own", size)
 
 
 # --- VAE: latents -> images ---

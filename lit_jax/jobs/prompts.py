@@ -53,16 +53,24 @@ def _single(text: str, name: str, count: int) -> Prompt:
 
 def _numbered(path: Path, count: int) -> tuple[Prompt, ...]:
     """One prompt per line: 00000.png, 00001.png, ...; of several images 00000_0.png, ..."""
-    texts = [line.strip() for line in _lines(path)]
-    texts = [text for text in texts if text and not text.startswith("#")]
-    require(bool(texts), f"--prompt_file {path} holds no prompt; write one per line")
     return tuple(
         Prompt(
             text,
             (f"{i:05d}.png",) if count == 1 else tuple(f"{i:05d}_{k}.png" for k in range(count)),
         )
-        for i, text in enumerate(texts)
+        for i, text in enumerate(texts_of(path))
     )
+
+
+def texts_of(path: Path) -> list[str]:
+    """The prompts in a file: one per line, blank lines and # comments are none.
+
+    Raises ValueError for a file that cannot be read or holds no prompt.
+    """
+    texts = [line.strip() for line in _lines(path)]
+    texts = [text for text in texts if text and not text.startswith("#")]
+    require(bool(texts), f"--prompt_file {path} holds no prompt; write one per line")
+    return texts
 
 
 def _geneval(path: Path, count: int) -> tuple[Prompt, ...]:

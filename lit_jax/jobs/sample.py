@@ -37,6 +37,7 @@ from lit_jax.jobs.labels import assign_labels
 from lit_jax.jobs.processes import Say, barrier, say_on_first_process
 from lit_jax.jobs.requests import REQUEST, require_same_request
 from lit_jax.jobs.sample_checks import (
+    EXCHANGED,
     INFORMATION,
     REMEDY,
     Order,
@@ -67,6 +68,7 @@ def sample(
     dtype: str = "float32",
     shard_size: int = SHARD_SIZE,
     decode_batch_size: int = DECODE_BATCH,
+    sequence: int = 1,
 ) -> Path:
     """Draws `num_samples` images and writes them into the folder `out`, which is returned.
 
@@ -77,7 +79,8 @@ def sample(
     `labels.LABEL_POLICIES`, decides. A model of latents needs the folder of its `vae`, or
     `save_latents`, which keeps the latents too (float32, `latents.npz`). `dtype` is what the
     denoiser computes in; the VAE computes in float32. `batch_size` counts images over the devices
-    of a process, `decode_batch_size` images per device.
+    of a process, `decode_batch_size` images per device. `sequence` devices share the rows of one
+    image, which is how one that is too large for a device is drawn.
 
     Raises ValueError before compiling for whatever cannot work, an `out` of another request
     included; FloatingPointError for an image that is not finite.
@@ -95,9 +98,10 @@ def sample(
         shard_size,
         batch_size,
         decode_batch_size,
+        sequence,
     )
     plan = check_order(order)
-    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
+    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices(), sequence)
     params = load_sharded(model, mesh)[1]
     request = request_of(plan, params_sha256(params))
     require_same_request(order.out / REQUEST, request, REMEDY, INFORMATION)
@@ -125,6 +129,11 @@ def announce(plan: Plan, say: Say) -> None:
         f" {protocol.steps}, guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
         f" {protocol.function_evaluations()} network evaluations per image"
     )
+    if order.sequence > 1:
+        say(
+            f"{order.sequence} devices share an image; in each layer they exchange"
+            f" {EXCHANGED[plan.config.mixer]}"
+        )
     if plan.vae is not None and not plan.vae_named_by_model:
         say(
             f"note: {order.model} does not say which VAE it was trained with; taking"
@@ -159,7 +168,7 @@ def draw_shards(
     if not numbers:
         return
     order, shards = plan.order, plan.shards
-    batch_size = fitting_batch(order.batch_size, shards.size, mesh.size)
+    batch_size = fitting_batch(order.batch_size, shards.size, sharding.batch_devices(mesh))
     spans = [shards.span(number) for number in numbers]
     batches = sum(-(-(stop - start) // batch_size) for start, stop in spans)
     steps = batches * create_process(order.protocol.steps).num_steps

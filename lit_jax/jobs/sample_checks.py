@@ -13,6 +13,7 @@ import jax
 
 from lit_jax.config import (
     AutoencoderConfig,
+    DiTConfig,
     LabelledConfig,
     PixArtConfig,
     architecture,
@@ -25,11 +26,21 @@ from lit_jax.jobs.drawing import PIXEL_CHANNELS, Protocol
 from lit_jax.jobs.labels import LABEL_POLICIES
 from lit_jax.jobs.requests import REQUEST, plain, require_space
 from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, Shards
+from lit_jax.models.attention.window import Tiling
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
 from lit_jax.weights.recorded import recorded_vae
 
 DTYPES = ("float32", "bfloat16")
+
+# Mixers that devices can share by rows, and what they send each other in every layer.
+EXCHANGED = {
+    "linear": "sums over all tokens, and the rows along their borders",
+    "focused": "sums over all tokens, and the rows along their borders",
+    "sana": "sums over all tokens",
+    "window": "keys and values along their borders, and the pooled tokens if there are any",
+    "softmax": "the keys and values of all tokens, which each device holds whole",
+}
 
 # Entries of a request that are for people: the same weights may lie in another folder.
 INFORMATION = ("model", "vae.id")
@@ -53,6 +64,7 @@ class Order:
     shard_size: int
     batch_size: int
     decode_batch_size: int
+    sequence: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,7 @@ def check_order(order: Order) -> Plan:
     if order.dtype not in DTYPES:
         raise unknown_name("dtype", order.dtype, DTYPES)
     check_labels(config, order)
+    check_rows(config, order)
     if order.out.exists() and not order.out.is_dir():
         raise ValueError(f"{order.out} is a file; --out is a folder")
     check_kept(order.out)
@@ -154,6 +167,34 @@ def check_labels(config: LabelledConfig, order: Order) -> None:
             f"--labels are repeated in their order, which --label_policy {policy} contradicts;"
             " give one of the two"
         )
+
+
+def check_rows(config: LabelledConfig, order: Order) -> None:
+    """Each of the devices that share an image must get the same number of rows of tokens."""
+    rows, sequence = config.grid[0], order.sequence
+    if sequence < 1:
+        raise ValueError(f"sequence {sequence} must be at least 1")
+    if sequence == 1:
+        return
+    if not isinstance(config, DiTConfig):
+        raise ValueError(
+            f"sequence {sequence}: the mixer {config.mixer!r} of {order.model} goes through its"
+            " tokens one after the other, which devices cannot share; leave --sequence out"
+        )
+    if rows % sequence:
+        raise ValueError(
+            f"sequence {sequence} does not divide the {rows} rows of tokens of {order.model};"
+            " choose a divisor"
+        )
+    if config.mixer == "window":
+        strip = Tiling.of(config.grid, config.window_size).t
+        whole = math.lcm(strip, config.down_factor or 1)
+        if rows // sequence % whole:
+            raise ValueError(
+                f"sequence {sequence} gives each device {rows // sequence} of the {rows} rows of"
+                f" tokens of {order.model}; its windows of radius {config.window_size} need a"
+                f" multiple of {whole}: choose a smaller one"
+            )
 
 
 def check_vae(

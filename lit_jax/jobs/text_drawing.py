@@ -78,6 +78,39 @@ def prompt_keys(seed: int, prompts: Sequence[str], numbers: Sequence[int]) -> ja
     return jax.random.wrap_key_data(jnp.asarray(key_Nx2), impl="threefry2x32")
 
 
+def text_conditions(
+    texts: Sequence[np.ndarray],
+    max_length: int,
+    away: tuple[np.ndarray, np.ndarray] | None,
+    own_mask: bool = False,
+    size: tuple[int, int] | None = None,
+) -> tuple[TextCondition, TextCondition]:
+    """What the images of a batch are guided towards and away from, the former twice without `away`.
+
+    texts: of every image the features [n, D] of the n tokens of its prompt. away: features [L, D]
+    and mask [L], L = max_length; the mask counts with `own_mask` only, otherwise as many tokens are
+    attended to as the prompt has, as in PixArt's sampler. size: height and width in pixels, for
+    models with micro-conditions.
+    """
+    B, L, D = len(texts), max_length, texts[0].shape[1]
+    tokens_BxLxD, mask_BxL = np.zeros((B, L, D), np.float32), np.zeros((B, L), np.int32)
+    for row, kept_nxD in enumerate(texts):
+        tokens_BxLxD[row, : len(kept_nxD)], mask_BxL[row, : len(kept_nxD)] = kept_nxD, 1
+    sizes: tuple[Any, ...] = ()
+    if size is not None:
+        height, width = size
+        sizes = (
+            np.tile(np.array([[height, width]], np.float32), (B, 1)),
+            np.full((B, 1), height / width, np.float32),
+        )
+    cond = TextCondition(tokens_BxLxD, mask_BxL, *sizes)
+    if away is None:
+        return cond, cond
+    null_LxD, own_L = away
+    null_mask_BxL = np.tile(own_L, (B, 1)) if own_mask else mask_BxL
+    return cond, TextCondition(np.tile(null_LxD, (B, 1, 1)), null_mask_BxL, *sizes)
+
+
 @functools.lru_cache(maxsize=8)
 def make_text_sampler(
     config: PixArtConfig,

@@ -31,7 +31,7 @@ from lit_jax.jobs.train_checks import Run, check
 from lit_jax.models import zoo
 from lit_jax.models.cost import train_step_flops
 from lit_jax.training import checkpoint, metrics
-from lit_jax.training.examples import Batch, ConditionOf, captions, labels, latents, pixels
+from lit_jax.training.examples import Batch, ConditionOf, captions, labels
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import Task, train_step
@@ -93,7 +93,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         accumulation=config.optimizer.accumulation,
         seed=config.seed,
         condition_of=condition_of(run.student),
-        start_of=pixels if run.facts.vae is None else latents(run.facts.vae.scaling_factor),
+        start_of=run.facts.start_of,
     )
     abstract_state = jax.eval_shape(lambda p: create_state(p, optimizer), abstract)
     shardings = sharding.tree_shardings(abstract_state, run.mesh)

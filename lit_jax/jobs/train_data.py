@@ -7,10 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from lit_jax.config import DenoiserConfig, LabelledConfig, PixArtConfig, TrainConfig, from_mapping
+from lit_jax.config import (
+    DataConfig,
+    DenoiserConfig,
+    LabelledConfig,
+    PixArtConfig,
+    TrainConfig,
+    from_mapping,
+)
 from lit_jax.data import pipeline
-from lit_jax.data.schema import LatentSchema, read_null_caption, read_schema
+from lit_jax.data.schema import DRAWN, LatentSchema, read_null_caption, read_schema
 from lit_jax.data.stream import BatchStream
+from lit_jax.training.examples import StartOf, latents, pixels
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import TextEncoderIdentity, VaeIdentity, vae_identity
 from lit_jax.weights.recorded import recorded_text_encoder, recorded_vae
@@ -18,10 +26,12 @@ from lit_jax.weights.recorded import recorded_text_encoder, recorded_vae
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the examples of a run come from. `vae` is None for pixels, the other two without
-    captions; `null_caption_LxC` is the encoding of the empty prompt, float32."""
+    """What the examples of a run come from. `vae` is None for pixels, the last two without
+    captions; `null_caption_LxC` is the encoding of the empty prompt, float32. `start_of` makes
+    x_start of a batch."""
 
     vae: VaeIdentity | None = None
+    start_of: StartOf = pixels
     text_encoder: TextEncoderIdentity | None = None
     null_caption_LxC: np.ndarray | None = None
 
@@ -53,17 +63,18 @@ def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataFacts:
                 f"the latents in {path} have {len(schema.buckets)} aspect ratios, a"
                 f" {student.family} takes one; encode with buckets=''"
             )
-        vae = check_vae(data.vae, schema, path)
         shape, classes = schema.latent_shape, len(schema.classes)
         what = f"latents of images of {schema.resolution} x {schema.resolution} pixels,"
+        if schema.vae:
+            vae = check_vae(data.vae, schema, path)
+            facts = DataFacts(vae, start_of_latents(schema, vae))
+        else:  # a model of pixels has drawn them
+            require_no_vae(data)
+            facts, what = DataFacts(), "images"
     else:
-        if data.vae:
-            raise ValueError(
-                f"data.vae is {data.vae!r}, but data set {data.name!r} holds pixels; leave it"
-                " empty, or encode the images first"
-            )
+        require_no_vae(data)
         spec = pipeline.dataset_spec(data.name)
-        vae, shape, classes, what = None, spec.image_shape, spec.num_classes, "images"
+        facts, shape, classes, what = DataFacts(), spec.image_shape, spec.num_classes, "images"
     if shape != expected:
         raise ValueError(
             f"data set {data.name!r} has {what} {shape}, the model takes {expected};"
@@ -75,7 +86,20 @@ def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataFacts:
             f"data set {data.name!r} has {classes or 'no'} classes, the model"
             f" num_classes={student.num_classes}; {remedy}"
         )
-    return DataFacts(vae)
+    return facts
+
+
+def require_no_vae(data: DataConfig) -> None:
+    if data.vae:
+        raise ValueError(
+            f"data.vae is {data.vae!r}, but data set {data.name!r} holds pixels; leave it empty, or"
+            " encode the images first"
+        )
+
+
+def start_of_latents(schema: LatentSchema, vae: VaeIdentity) -> StartOf:
+    """Latents of images are drawn anew in every step; those that a model drew are what they are."""
+    return pixels if schema.moments == DRAWN else latents(vae.scaling_factor)
 
 
 def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
@@ -93,9 +117,8 @@ def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
         )
     schema = read_schema(path)
     vae = check_vae(data.vae, schema, path)
-    side = schema.resolution // vae.downsampling
     found = {
-        "image_size": (side, side),
+        "image_size": schema.latent_shape[:2],
         "in_channels": vae.latent_channels,
         "caption_channels": schema.text["width"],
         "model_max_length": schema.text["max_length"],
@@ -117,7 +140,8 @@ def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
             f" captions: {', '.join(schema.captions)}; give a weight for each"
         )
     encoder = from_mapping(TextEncoderIdentity, schema.text["encoder"], f"{path}: text encoder")
-    return DataFacts(vae, encoder, read_null_caption(path, schema))
+    start_of = start_of_latents(schema, vae)
+    return DataFacts(vae, start_of, encoder, read_null_caption(path, schema))
 
 
 def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:

@@ -1,86 +1,108 @@
-"""Closed-form cost of a forward pass, in multiply-accumulates (MACs) per image.
+"""Closed-form cost of a forward pass, in multiply-accumulates (MACs) per image, and parameters.
 
-N tokens, D hidden size, h heads, K convolution kernel, L caption tokens. The DiT paper prints these
-as "Gflops". There are two counts of linear attention: `attention_macs`, as the LiT paper prints it,
-to compare with the paper; and what Algorithm 1 multiplies, which `forward_macs` and
-`train_step_flops` use.
+N tokens, D hidden size, L caption tokens. The DiT paper prints MACs as "Gflops". There are two
+counts of linear attention: `attention_macs`, as the LiT paper prints it, to compare with the paper;
+and what Algorithm 1 multiplies, which everything else here uses.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import re
 
-from lit_jax.config import DenoiserConfig, LabelledConfig, MixerConfig, PixArtConfig
+import jax
 
+from lit_jax.config import DenoiserConfig, DiGConfig, LabelledConfig, PixArtConfig
+from lit_jax.models import zoo
+from lit_jax.models.cost_attention import Macs, attention_components, printed_macs
+from lit_jax.models.layers import TimestepEmbedder
 
-def softmax_attention_macs(config: DenoiserConfig) -> int:
-    """4 N D^2 + 2 N^2 D per layer (LiT paper, Eq. 4, MHSA)."""
-    N, D = config.num_tokens, config.hidden_size
-    return 4 * N * D * D + 2 * N * N * D
-
-
-def linear_attention_macs(config: DenoiserConfig, state_products: int) -> int:
-    """4 N D^2 + N D + F N D^2 / h + K^2 N D per layer, with F = `state_products`.
-
-    Algorithm 1 has F = 2: the state of h matrices (D/h)^2 is summed up from N tokens and read by N
-    queries. Eq. 4 of the LiT paper (MHLA) prints F = 3. N D is the normaliser.
-    """
-    N, D = config.num_tokens, config.hidden_size
-    state = state_products * N * D * D // config.num_heads
-    assert isinstance(config, MixerConfig)
-    convolution = (config.kernel_size or 0) ** 2 * N * D
-    return 4 * N * D * D + N * D + state + convolution
+COMPONENTS = (
+    *("embedders", "projections", "attention", "convolution", "cross_attention", "mlp"),
+    *("modulation", "skip", "final_layer"),
+)
+"""What a cost is split into. "attention" is the core of the self-attention, between its
+projections; "convolution" are filters over the token grid; "modulation" makes the shifts, scales
+and gates of blocks; "skip" are the connections of a U-shaped DiG."""
 
 
-Cost = Callable[[DenoiserConfig], int]
+def swiglu_width(config: DiGConfig) -> int:
+    width = int(2 * config.hidden_size * config.mlp_ratio / 3)
+    return -(-width // 256) * 256
 
-_PRINTED = functools.partial(linear_attention_macs, state_products=3)
-_MULTIPLIED = functools.partial(linear_attention_macs, state_products=2)
 
-# Mixer -> MACs per layer: as Eq. 4 prints them, and as the algorithm multiplies.
-ATTENTION_MACS: dict[str, tuple[Cost, Cost]] = {
-    "softmax": (softmax_attention_macs, softmax_attention_macs),
-    "linear": (_PRINTED, _MULTIPLIED),
-    "focused": (_PRINTED, _MULTIPLIED),
-}
+CAPTION_TOKENS = 300
+"""Of a model that does not say how long its captions are."""
 
 
 def attention_macs(config: DenoiserConfig) -> int:
     """MACs of all self-attention layers for one image, as Eq. 4 of the LiT paper counts them."""
-    printed, _ = ATTENTION_MACS[config.mixer]
-    return config.depth * printed(config)
+    return config.depth * printed_macs(config)
 
 
 def multiplied_attention_macs(config: DenoiserConfig) -> int:
-    """MACs that all self-attention layers really take for one image, convolution included.
+    """MACs that all self-attention layers really take for one image, convolution included."""
+    return sum(attention_components(config).values())
 
-    A layer of PixArt that compresses keys and values by s per axis attends to N / s^2 of them.
-    """
-    _, multiplied = ATTENTION_MACS[config.mixer]
-    total = config.depth * multiplied(config)
-    if isinstance(config, PixArtConfig) and config.kv_compress_config is not None:
-        N, D = config.num_tokens, config.hidden_size
-        kept = N // config.kv_compress_config.scale_factor**2
-        total -= len(config.compressed_layers) * 2 * N * (N - kept) * D
-    return total
+
+def caption_tokens(config: PixArtConfig) -> int:
+    """L, of captions of the full length."""
+    return config.model_max_length or CAPTION_TOKENS
+
+
+def _timestep_macs(width: int) -> int:
+    return TimestepEmbedder.WIDTH * width + width * width
+
+
+def _mlp_macs(config: DenoiserConfig) -> int:
+    """Two products per layer; three in the gated MLP of DiG."""
+    N, D = config.num_tokens, config.hidden_size
+    if isinstance(config, DiGConfig):
+        return 3 * N * D * swiglu_width(config)
+    return 2 * N * D * config.mlp_width
+
+
+def _condition_macs(config: DenoiserConfig) -> Macs:
+    """What turns time, labels or captions into modulations, and the cross-attention."""
+    N, D = config.num_tokens, config.hidden_size
+    if isinstance(config, LabelledConfig):
+        return {"embedders": _timestep_macs(D), "modulation": config.depth * 6 * D * D}
+    L = caption_tokens(config)
+    embedders = _timestep_macs(D) + L * (config.caption_channels * D + D * D)
+    if config.micro_condition:  # height, width and aspect ratio
+        embedders += 3 * _timestep_macs(D // 3)
+    cross = 2 * N * D * D + 2 * L * D * D + 2 * N * L * D
+    return {
+        "embedders": embedders,
+        "modulation": 6 * D * D,
+        "cross_attention": config.depth * cross,
+    }
+
+
+def skipping_layers(config: DenoiserConfig) -> int:
+    """Layers of a U-shaped DiG that take up the output of an earlier one."""
+    if not isinstance(config, DiGConfig) or not config.skip:
+        return 0
+    return config.depth - 1 - config.depth // 2
+
+
+def forward_components(config: DenoiserConfig) -> Macs:
+    """MACs of a forward pass per image of the nominal size, by COMPONENTS; for PixArt with captions
+    of the full length."""
+    N, D = config.num_tokens, config.hidden_size
+    patch = config.patch_size**2
+    macs = dict.fromkeys(COMPONENTS, 0) | attention_components(config) | _condition_macs(config)
+    macs["embedders"] += N * patch * config.in_channels * D
+    macs["mlp"] = config.depth * _mlp_macs(config)
+    macs["skip"] = skipping_layers(config) * 2 * N * D * D
+    macs["final_layer"] = N * D * patch * config.out_channels
+    if isinstance(config, LabelledConfig):
+        macs["final_layer"] += 2 * D * D
+    return macs
 
 
 def forward_macs(config: DenoiserConfig) -> int:
-    """MACs of a forward pass per image of the nominal size: embedders, attention (as multiplied),
-    MLP, modulation, final layer; for PixArt, captions of the full length and cross-attention."""
-    N, D = config.num_tokens, config.hidden_size
-    patch = config.patch_size**2
-    embed = N * patch * config.in_channels * D + 256 * D + D * D
-    mlp = 2 * N * D * config.mlp_width
-    unpatch = N * D * patch * config.out_channels
-    attention = multiplied_attention_macs(config)
-    if isinstance(config, LabelledConfig):  # modulation: a projection per block, and a final one
-        return embed + attention + config.depth * (mlp + 6 * D * D) + 2 * D * D + unpatch
-    L = config.model_max_length or 300
-    caption = L * (config.caption_channels * D + D * D)
-    cross = 2 * N * D * D + 2 * L * D * D + 2 * N * L * D
-    return embed + 6 * D * D + caption + attention + config.depth * (mlp + cross) + unpatch
+    """MACs of a forward pass per image of the nominal size, attention as multiplied."""
+    return sum(forward_components(config).values())
 
 
 def train_step_flops(
@@ -90,3 +112,28 @@ def train_step_flops(
     forward of the teacher; two operations per MAC. Recomputation by remat is not counted."""
     macs = 3 * forward_macs(config) + (forward_macs(teacher) if teacher is not None else 0)
     return 2.0 * macs * batch_size
+
+
+# Pattern of a parameter's path -> component; the first that matches counts.
+PARAMETER_COMPONENTS = (
+    (r"^(x|t|y|csize|ar)_embedder/", "embedders"),
+    (r"^final_layer/", "final_layer"),
+    (r"/(dwc|pool|conv)/|^kv_compress/", "convolution"),
+    (r"/skip", "skip"),
+    (r"/cross_attn/", "cross_attention"),
+    (r"/attn/", "projections"),
+    (r"/mlp/", "mlp"),
+    (r"/adaln/|^t_block/|/scale_shift_table$", "modulation"),
+)
+
+
+def parameter_components(config: DenoiserConfig) -> dict[str, int]:
+    """Parameters by COMPONENTS, from the shapes of the network itself. Everything inside a mixer
+    but its filters counts as "projections", its norms, scales and position tables too."""
+    counts = dict.fromkeys(COMPONENTS, 0)
+    for path, leaf in jax.tree.leaves_with_path(zoo.abstract_params(config)):
+        name = "/".join(str(key.key) for key in path)
+        counts[next(c for pattern, c in PARAMETER_COMPONENTS if re.search(pattern, name))] += (
+            leaf.size
+        )
+    return counts

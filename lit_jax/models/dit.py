@@ -1,12 +1,13 @@
 """Diffusion transformer (Peebles & Xie 2023) with an exchangeable token mixer.
 
-B batch, N tokens, D hidden size, H x W input, C input channels. DiT and LiT are this one class;
-they differ in the mixer of their config.
+B batch, N tokens, D hidden size, L layers, H x W input, C input channels. DiT, LiT and CLEAR are
+this one class; they differ in the mixer of their config.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,6 +42,22 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
+# What the forward pass returns of every block besides its own result: a function of the block's
+# output and of what the heads of its attention returned, both [B, N, D].
+Keep = Callable[[jax.Array, jax.Array], jax.Array | None]
+
+
+def keep_nothing(x_BxNxD: jax.Array, heads_BxNxD: jax.Array) -> None:
+    return None
+
+
+def keep_output(x_BxNxD: jax.Array, heads_BxNxD: jax.Array) -> jax.Array:
+    return x_BxNxD
+
+
+def keep_attention(x_BxNxD: jax.Array, heads_BxNxD: jax.Array) -> jax.Array:
+    return heads_BxNxD
+
 
 def dtype_name(dtype: Any) -> str:
     """The row of DTYPES that `dtype` means: a name, a numpy dtype or a scalar type like
@@ -63,13 +80,17 @@ class DiTBlock(nnx.Module):
         self.mlp = Mlp(D, config.mlp_width, dtype=dtype, rngs=rngs)
         self.adaln = Dense(D, 6 * D, kernel_init=zeros, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_BxNxD: jax.Array, c_BxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    def __call__(
+        self, x_BxNxD: jax.Array, c_BxD: jax.Array, grid: tuple[int, int]
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output, and what the heads returned before their projection: [B, N, D] each."""
         modulation = jnp.split(self.adaln(jax.nn.silu(c_BxD)), 6, axis=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
         x = x_BxNxD
-        attended = self.attn(modulate(layer_norm(x), shift_attn, scale_attn), grid)
-        x = x + gate_attn[:, None] * attended
-        return x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+        heads = self.attn.heads(modulate(layer_norm(x), shift_attn, scale_attn), grid)
+        x = x + gate_attn[:, None] * self.attn.out(heads)
+        x = x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+        return x, heads
 
 
 class FinalLayer(nnx.Module):
@@ -121,17 +142,27 @@ class DiT(nnx.Module):
     def __call__(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
     ) -> jax.Array:
-        return self._forward(x_BxHxWxC, t_B, cond_B, keep_blocks=False)[0]
+        return self._forward(x_BxHxWxC, t_B, cond_B, keep_nothing)[0]
 
     def with_activations(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for diagnosis."""
-        return self._forward(x_BxHxWxC, t_B, cond_B, keep_blocks=True)
+        out, embedding_BxNxD, blocks = self._forward(x_BxHxWxC, t_B, cond_B, keep_output)
+        return out, {"embedding": embedding_BxNxD, "blocks": blocks}
+
+    def with_attention(
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output and, of every layer, what the heads of its attention returned before their
+        projection, side by side: [L, B, N, D] in the compute dtype."""
+        out, _, heads_LxBxNxD = self._forward(x_BxHxWxC, t_B, cond_B, keep_attention)
+        return out, heads_LxBxNxD
 
     def _forward(
-        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None, keep_blocks: bool
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None, keep: Keep
+    ) -> tuple[jax.Array, jax.Array, Any]:
+        """The output, the embedded input [B, N, D], and what is kept of the blocks, stacked."""
         config = self.config
         self._check_input(x_BxHxWxC, t_B, cond_B)
         x_BxNxD = self.x_embedder(patchify(x_BxHxWxC, config.patch_size))
@@ -144,15 +175,14 @@ class DiT(nnx.Module):
         graphdef, stacked = nnx.split(self.blocks)
 
         def block(x: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array | None]:
-            x = nnx.merge(graphdef, parameters)(x, c_BxD, config.grid)
-            return x, x if keep_blocks else None
+            x, heads = nnx.merge(graphdef, parameters)(x, c_BxD, config.grid)
+            return x, keep(x, heads)
 
         if (policy := REMAT_POLICIES[config.remat]) is not None:
             block = jax.checkpoint(block, policy=policy, prevent_cse=False)
         y_BxNxD, kept = jax.lax.scan(block, x_BxNxD, stacked, unroll=config.scan_unroll)
         out = self.final_layer(y_BxNxD, c_BxD).astype(jnp.float32)
-        activations = {} if kept is None else {"embedding": x_BxNxD, "blocks": kept}
-        return unpatchify(out, config.grid, config.patch_size), activations
+        return unpatchify(out, config.grid, config.patch_size), x_BxNxD, kept
 
     def _check_input(self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None) -> None:
         expected = (*self.config.image_size, self.config.in_channels)

@@ -1,7 +1,8 @@
 """PixArt-alpha and PixArt-Sigma (Chen et al. 2023, 2024) with an exchangeable token mixer.
 
-B batch, N tokens, D hidden size, H x W input, C input channels, L caption tokens, K compressed
-layers. PixArt and the text-to-image LiT are this one class; they differ in the mixer.
+B batch, N tokens, D hidden size, H x W input, C input channels, L caption tokens (in front
+of B: layers), K compressed layers. PixArt and the text-to-image LiT are this one class; they differ
+in the mixer.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from lit_jax.models.attention.compressed import stacked_compression
 from lit_jax.models.attention.cross import CrossAttention
 from lit_jax.models.attention.softmax import Compression, SoftmaxAttention
 from lit_jax.models.conditions import TextCondition, check_condition, drop_captions
-from lit_jax.models.dit import REMAT_POLICIES, dtype_name
+from lit_jax.models.dit import (
+    REMAT_POLICIES,
+    Keep,
+    dtype_name,
+    keep_attention,
+    keep_nothing,
+    keep_output,
+)
 from lit_jax.models.layers import (
     Buffer,
     Dense,
@@ -92,19 +100,21 @@ class PixArtBlock(nnx.Module):
         modulation_Bx6xD: jax.Array,
         grid: tuple[int, int],
         compress: Compression | None = None,
-    ) -> jax.Array:
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output, and what the heads returned before their projection: [B, N, D] each."""
         table_6xD = self.scale_shift_table[...].astype(modulation_Bx6xD.dtype)
         vectors = jnp.moveaxis(table_6xD + modulation_Bx6xD, 1, 0)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = vectors
         x = x_BxNxD
         u = modulate(layer_norm(x), shift_attn, scale_attn)
         if isinstance(self.attn, SoftmaxAttention):
-            attended = self.attn(u, grid, compress)
+            heads = self.attn.heads(u, grid, compress)
         else:
-            attended = self.attn(u, grid)
-        x = x + gate_attn[:, None] * attended
+            heads = self.attn.heads(u, grid)
+        x = x + gate_attn[:, None] * self.attn.out(heads)
         x = x + self.cross_attn(x, y_BxLxD, mask_BxL)
-        return x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+        x = x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
+        return x, heads
 
 
 class PixArtFinalLayer(nnx.Module):
@@ -166,13 +176,22 @@ class PixArt(nnx.Module):
         self.final_layer = PixArtFinalLayer(config, rngs=rngs)
 
     def __call__(self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition) -> jax.Array:
-        return self._forward(x_BxHxWxC, t_B, cond, keep_blocks=False)[0]
+        return self._forward(x_BxHxWxC, t_B, cond, keep_nothing)[0]
 
     def with_activations(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for diagnosis."""
-        return self._forward(x_BxHxWxC, t_B, cond, keep_blocks=True)
+        out, embedding_BxNxD, blocks = self._forward(x_BxHxWxC, t_B, cond, keep_output)
+        return out, {"embedding": embedding_BxNxD, "blocks": jnp.concatenate(blocks)}
+
+    def with_attention(
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition
+    ) -> tuple[jax.Array, jax.Array]:
+        """The output and, of every layer, what the heads of its self-attention returned before
+        their projection, side by side: [L, B, N, D] in the compute dtype."""
+        out, _, heads = self._forward(x_BxHxWxC, t_B, cond, keep_attention)
+        return out, jnp.concatenate(heads)
 
     def null_caption(self) -> jax.Array:
         """The stored caption [model_max_length, caption_channels] that replaces dropped ones.
@@ -204,8 +223,10 @@ class PixArt(nnx.Module):
         return t_BxD, self.y_embedder(jnp.asarray(cond.tokens))
 
     def _forward(
-        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition, keep_blocks: bool
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition, keep: Keep
+    ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+        """The output, the embedded input [B, N, D], and what is kept of the blocks, stacked, one
+        array per run of layers that are alike."""
         config = self.config
         self._check_input(x_BxHxWxC, t_B, cond)
         _, H, W, _ = x_BxHxWxC.shape
@@ -216,19 +237,19 @@ class PixArt(nnx.Module):
         mask_BxL = None if cond.mask is None else jnp.asarray(cond.mask) != 0
         modulation = self.t_block(jax.nn.silu(t_BxD)).reshape(-1, 6, config.hidden_size)
 
-        def call(block: PixArtBlock, x: jax.Array, compress: Compression | None) -> jax.Array:
-            return block(x, y_BxLxD, mask_BxL, modulation, grid, compress)
+        def call(block: PixArtBlock, x: jax.Array, compress: Compression | None) -> Any:
+            x, heads = block(x, y_BxLxD, mask_BxL, modulation, grid, compress)
+            return x, keep(x, heads)
 
-        z_BxNxD, kept = self._run_blocks(call, x_BxNxD, keep_blocks)
+        z_BxNxD, kept = self._run_blocks(call, x_BxNxD)
         out = self.final_layer(z_BxNxD, t_BxD).astype(jnp.float32)
-        activations = {"embedding": x_BxNxD, "blocks": jnp.concatenate(kept)} if kept else {}
-        return unpatchify(out, grid, config.patch_size), activations
+        return unpatchify(out, grid, config.patch_size), x_BxNxD, kept
 
     def _run_blocks(
-        self, call: Callable[..., jax.Array], x_BxNxD: jax.Array, keep_blocks: bool
+        self, call: Callable[..., tuple[jax.Array, jax.Array | None]], x_BxNxD: jax.Array
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """The last block's output, and every block's where they are kept: one scan per run of
-        layers that are alike, so that a model without compression is a single scan."""
+        """The last block's output, and what `call` keeps of every block: one scan per run of layers
+        that are alike, so that a model without compression is a single scan."""
         config, kept = self.config, []
         graphdef, stacked = nnx.split(self.blocks)
         kv_graphdef, kv_stacked = nnx.split(self.kv_compress)
@@ -236,8 +257,7 @@ class PixArt(nnx.Module):
         def step(x: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array | None]:
             of_block, of_compression = parameters
             compress = None if of_compression is None else nnx.merge(kv_graphdef, of_compression)
-            x = call(nnx.merge(graphdef, of_block), x, compress)
-            return x, x if keep_blocks else None
+            return call(nnx.merge(graphdef, of_block), x, compress)
 
         if (policy := REMAT_POLICIES[config.remat]) is not None:
             step = jax.checkpoint(step, policy=policy, prevent_cse=False)

@@ -197,12 +197,12 @@ def _check_tree(params: Params, expected: Params) -> None:
         raise ValueError("the parameters are not those of the config:\n  " + "\n  ".join(problems))
 
 
-def apply_fn(config: NetworkConfig) -> Callable[..., Any]:
-    """`f(params, *inputs) -> output`, the pure function of a network; for a denoiser the inputs
-    are x, t and cond."""
+def apply_fn(config: NetworkConfig, method: str = "__call__") -> Callable[..., Any]:
+    """`f(params, *inputs) -> output`, the pure function of a network, or of another of its methods;
+    for a denoiser the inputs are x, t and cond."""
 
     def apply(params: Params, *inputs: Any) -> Any:
-        return with_params(config, params)(*inputs)
+        return getattr(with_params(config, params), method)(*inputs)
 
     return apply
 

@@ -49,8 +49,9 @@ def first_nonfinite(
     return "no single place: it does not repeat outside the compiled step"
 
 
-def _finite(array: jax.Array) -> bool:
-    return bool(jnp.all(jnp.isfinite(array)))
+def _finite(arrays: Any) -> bool:
+    """Whether an array, or all of a network's outputs, are finite."""
+    return all(bool(jnp.all(jnp.isfinite(array))) for array in jax.tree.leaves(arrays))
 
 
 def _nonfinite_paths(tree: Any) -> list[str]:

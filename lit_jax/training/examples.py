@@ -24,7 +24,8 @@ LATENT_KEY = 3
 
 
 def pixels(batch: Batch, key: jax.Array) -> jax.Array:
-    """x_start of a batch of images: the images, float32 [B, H, W, C] in [-1, 1]."""
+    """x_start of a batch of images: the images, float32 [B, H, W, C] in [-1, 1]. Latents that a
+    model has drawn come under the same name, in the scale that it sees."""
     return batch["image"]
 
 

@@ -14,12 +14,12 @@ import optax
 from lit_jax.config import EmaConfig
 from lit_jax.diffusion.gaussian import GaussianProcess, q_sample
 from lit_jax.training.examples import Batch, ConditionOf, StartOf, pixels
-from lit_jax.training.optimizer import ema_decay, update_ema
+from lit_jax.training.optimizer import ema_decay, frozen_mask, update_ema
 from lit_jax.training.state import TrainState
 
 Example = dict[str, Any]
 Metrics = dict[str, jax.Array]
-Apply = Callable[..., jax.Array]
+Apply = Callable[..., Any]
 Objective = Callable[..., tuple[jax.Array, Metrics]]
 
 
@@ -29,6 +29,8 @@ class Task:
 
     `start_of(batch, key of the step)` is the clean x_start; `condition_of(batch, key, parameters of
     the student)` is what both networks are conditioned on. See `training.examples` for either.
+    What the networks return is what `objective` takes. `frozen` are regular expressions of the
+    parameters that stay as they are; each must match one.
     """
 
     student: Apply
@@ -41,6 +43,7 @@ class Task:
     seed: int
     condition_of: ConditionOf
     start_of: StartOf = pixels
+    frozen: tuple[str, ...] = ()
 
 
 def noised_example(task: Task, step: jax.Array, batch: Batch, params: Any) -> Example:
@@ -76,15 +79,26 @@ def loss_and_metrics(
     )
 
 
+def choose(mask: Any, where: Any, elsewhere: Any) -> Any:
+    """The leaves of `where` that `mask` names, all others of `elsewhere`. Whole leaves: nothing is
+    computed, and a leaf may be None."""
+    return jax.tree.map(lambda first, a, b: a if first else b, mask, where, elsewhere)
+
+
 def mean_gradient(task: Task, params: Any, teacher: Any, example: Example) -> tuple[Any, Metrics]:
     """Gradient and metrics over the batch, in `accumulation` micro-batches one after the other.
 
-    Row b belongs to micro-batch b mod accumulation, so that rows stay on their device.
+    A frozen parameter has no gradient: None in its place, which is no leaf. Row b belongs to
+    micro-batch b mod accumulation, so that rows stay on their device.
     """
-    gradient_of = jax.value_and_grad(loss_and_metrics, argnums=1, has_aux=True)
+    frozen = frozen_mask(params, task.frozen)
+    trained = choose(frozen, jax.tree.map(lambda _: None, params), params)
+
+    def loss_of(trained: Any, micro: Example) -> tuple[jax.Array, Metrics]:
+        return loss_and_metrics(task, choose(frozen, params, trained), teacher, micro)
 
     def one(micro: Example) -> tuple[Any, Metrics]:
-        (loss, metrics), gradient = gradient_of(task, params, teacher, micro)
+        (loss, metrics), gradient = jax.value_and_grad(loss_of, has_aux=True)(trained, micro)
         return gradient, metrics | {"loss": loss}
 
     if task.accumulation == 1:
@@ -107,16 +121,20 @@ def mean_gradient(task: Task, params: Any, teacher: Any, example: Example) -> tu
 def train_step(
     task: Task, state: TrainState, teacher: Any, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """One optimiser step and one EMA update.
+    """One optimiser step and one EMA update. Frozen parameters and their EMA stay bit for bit.
 
     A step whose loss or gradient is not finite leaves the state as it was (only the step counter
     moves) and reports `finite` = False, so that the caller can stop and diagnose it.
     """
     example = noised_example(task, state.step, batch, state.params)
     gradient, metrics = mean_gradient(task, state.params, teacher, example)
-    updates, opt_state = task.optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = update_ema(state.ema, params, ema_decay(task.ema, state.step))
+    frozen = frozen_mask(state.params, task.frozen)
+    # The optimiser wants the whole tree; nobody reads the zeros.
+    whole = choose(frozen, jax.tree.map(jnp.zeros_like, state.params), gradient)
+    updates, opt_state = task.optimizer.update(whole, state.opt_state, state.params)
+    params = choose(frozen, state.params, optax.apply_updates(state.params, updates))
+    decay = ema_decay(task.ema, state.step)
+    ema = choose(frozen, state.ema, update_ema(state.ema, params, decay))
 
     gradient_norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(gradient_norm)

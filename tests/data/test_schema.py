@@ -83,7 +83,7 @@ def test_refuses_what_is_no_schema(tmp_path: Path) -> None:
         read_schema(tmp_path)
     assert not is_latent_folder(tmp_path)
     (tmp_path / "request.json").write_text("{}")
-    with pytest.raises(ValueError, match="are not complete; run the same encode command again"):
+    with pytest.raises(ValueError, match="are not complete; run the same command again"):
         read_schema(tmp_path)
     assert is_latent_folder(tmp_path)
 

@@ -234,7 +234,7 @@ def test_sizes_of_batches_reach_the_drawing(
     latent_model: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh, seen = one_device(), {}
-    monkeypatch.setattr(sharding, "make_mesh", lambda config, devices: mesh)
+    monkeypatch.setattr(sharding, "make_mesh", lambda *given: mesh)
     monkeypatch.setattr(job, "make_sampler", lambda *given: seen.update(decode=given[-1]))
 
     def stop(*given: Any) -> None:

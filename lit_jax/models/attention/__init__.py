@@ -12,19 +12,28 @@ from flax import nnx
 from lit_jax.config import MixerConfig, PixArtConfig, unknown_name
 from lit_jax.models.attention.focused import FocusedAttention
 from lit_jax.models.attention.linear import LinearAttention
+from lit_jax.models.attention.sana import SanaAttention
 from lit_jax.models.attention.softmax import SoftmaxAttention
+from lit_jax.models.attention.window import WindowAttention
 
 
 class Mixer(Protocol):
-    """What a block asks of its attention."""
+    """What a block asks of its attention: the attention of the heads side by side, and the
+    projection that mixes them. `mixer(x, grid)` is one after the other."""
+
+    out: Callable[[jax.Array], jax.Array]
+
+    def heads(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array: ...
 
     def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array: ...
 
 
 MIXERS: dict[str, Callable[..., Any]] = {
     "softmax": SoftmaxAttention,
+    "window": WindowAttention,
     "linear": LinearAttention,
     "focused": FocusedAttention,
+    "sana": SanaAttention,
 }
 
 FIXED_GRID = ("focused",)

@@ -29,8 +29,10 @@ def feature_map(x: jax.Array, kernel_fn: str) -> jax.Array:
     return KERNEL_FUNCTIONS[kernel_fn](x) + EPS
 
 
-def linear_attention(q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array) -> jax.Array:
-    """o_i = (q_i S) / (q_i . mean_j k_j + 1e-6) with S = sum_j k_j^T v_j / N: -> float32.
+def linear_attention(
+    q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array, eps: float = EPS
+) -> jax.Array:
+    """o_i = (q_i S) / (q_i . mean_j k_j + eps) with S = sum_j k_j^T v_j / N: -> float32.
 
     q and k are feature-mapped already. Everything is float32 with full-precision products
     whatever the input dtype. The mean in both places keeps the state of magnitude O(1) for any N;
@@ -40,7 +42,7 @@ def linear_attention(q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.
     scale = k.shape[1] ** -0.5
     einsum = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     state_BxHxdxd = einsum("bnhd,bnhe->bhde", k * scale, v * scale)
-    normaliser_BxNxH = einsum("bnhd,bhd->bnh", q, jnp.mean(k, axis=1)) + EPS
+    normaliser_BxNxH = einsum("bnhd,bhd->bnh", q, jnp.mean(k, axis=1)) + eps
     return einsum("bnhd,bhde->bnhe", q, state_BxHxdxd) / normaliser_BxNxH[..., None]
 
 
@@ -126,12 +128,20 @@ class LinearAttention(nnx.Module):
             feature_map(self.k(x_BxNxD), self.kernel_fn),
         )
 
+    def attend(self, q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array) -> jax.Array:
+        """Attention of feature-mapped queries and keys per head, without the convolution."""
+        return linear_attention(q_BxNxHxd, k_BxNxHxd, v_BxNxHxd)
+
     def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        return self.out(self.heads(x_BxNxD, grid))
+
+    def heads(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """What the heads return side by side, before the output projection: [B, N, D]."""
         B, N, D = x_BxNxD.shape
         heads = (B, N, self.num_heads, D // self.num_heads)
         q, k = (a.reshape(heads) for a in self.features(x_BxNxD))
         v = self.v(x_BxNxD).reshape(heads)
-        o_BxNxHxd = linear_attention(q, k, v)
+        o_BxNxHxd = self.attend(q, k, v)
         if self.dwc is not None:
             o_BxNxHxd = o_BxNxHxd + self.dwc(v, grid)
-        return self.out(o_BxNxHxd.reshape(B, N, D).astype(x_BxNxD.dtype))
+        return o_BxNxHxd.reshape(B, N, D).astype(x_BxNxD.dtype)

@@ -55,6 +55,12 @@ class SoftmaxAttention(nnx.Module):
     def __call__(
         self, x_BxNxD: jax.Array, grid: tuple[int, int], compress: Compression | None = None
     ) -> jax.Array:
+        return self.out(self.heads(x_BxNxD, grid, compress))
+
+    def heads(
+        self, x_BxNxD: jax.Array, grid: tuple[int, int], compress: Compression | None = None
+    ) -> jax.Array:
+        """What the heads return side by side, before the output projection: [B, N, D]."""
         B, N, D = x_BxNxD.shape
         q, k, v = (project(x_BxNxD) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
@@ -62,4 +68,14 @@ class SoftmaxAttention(nnx.Module):
         if compress is not None:
             k, v = compress(k, grid), compress(v, grid)
         q, k, v = (a.reshape(B, -1, self.num_heads, D // self.num_heads) for a in (q, k, v))
-        return self.out(softmax_attention(q, k, v).reshape(B, N, D))
+        return self.attend(q, k, v, grid).reshape(B, N, D)
+
+    def attend(
+        self,
+        q_BxNxHxd: jax.Array,
+        k_BxMxHxd: jax.Array,
+        v_BxMxHxd: jax.Array,
+        grid: tuple[int, int],
+    ) -> jax.Array:
+        """Which tokens each query sees, and how it weighs them: [B, N, H, d]."""
+        return softmax_attention(q_BxNxHxd, k_BxMxHxd, v_BxMxHxd)

@@ -1,0 +1,146 @@
+"""Which tokens a query hears, for every mixer: the pictures of docs/attention.md.
+
+    python demo/attention_pictures.py docs/images
+
+The modules themselves are asked, with random weights, on a grid of 16 x 16 tokens. A mixer is
+linear in its values up to the output of its heads; so the values are set to 1 at one token and to 0
+at all others, once for every token, and the mean magnitude of what arrives at a query is a pixel.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+from flax import nnx  # noqa: E402
+from matplotlib.colors import LogNorm  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from lit_jax.config import DiTConfig  # noqa: E402
+from lit_jax.evaluation.images import save_figure  # noqa: E402
+from lit_jax.models.attention import make_mixer  # noqa: E402
+from lit_jax.models.attention.compressed import SampledCompression  # noqa: E402
+from lit_jax.models.layers import sincos_position_table  # noqa: E402
+
+GRID = (16, 16)
+QUERIES = {"centre": (8, 8), "corner": (0, 0)}
+WIDTH, HEADS = 64, 4
+FLOOR = 1e-5
+"""Smaller influences have the colour of the end of the scale; none at all is white."""
+
+
+def tokens(seed: int = 0) -> np.ndarray:
+    """[1, N, D] of unit variance: half of it the position table, half noise."""
+    table = sincos_position_table(GRID, WIDTH)
+    table = (table - table.mean(axis=-1, keepdims=True)) / table.std()
+    noise = np.random.default_rng(seed).normal(size=table.shape)
+    return ((table + noise) / np.sqrt(2))[None].astype("f4")
+
+
+def new_mixer(**fields: Any) -> Any:
+    """A mixer with weights of unit scale, so that queries tell keys apart."""
+    options = {"hidden_size": WIDTH, "num_heads": HEADS, "patch_size": 1, "input_size": GRID}
+    mixer = make_mixer(DiTConfig(**options | fields), nnx.Rngs(0))
+    for index, projection in enumerate((mixer.q, mixer.k)):
+        draws = np.random.default_rng(index).normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH)
+        projection.kernel[...] = jnp.asarray(draws, jnp.float32)
+    return mixer
+
+
+def influence(mixer: Any, x_1xNxD: np.ndarray, *rest: Any) -> np.ndarray:
+    """[N, N]: mean magnitude at the heads of query i of a value 1 at token j alone."""
+    N, D = x_1xNxD.shape[1:]
+    # One image per token, and a last one without any value: what a bias of the convolution gives.
+    mixer.v = lambda x: jnp.broadcast_to(jnp.eye(N + 1, N)[:, :, None], (N + 1, N, D))
+    out_KxNxD = jax.jit(lambda x: mixer.heads(x, GRID, *rest))(jnp.repeat(x_1xNxD, N + 1, axis=0))
+    return np.asarray(jnp.mean(jnp.abs(out_KxNxD[:-1] - out_KxNxD[-1]), axis=-1)).T
+
+
+def of_mixer(*rest: Any, **fields: Any) -> Callable[[], np.ndarray]:
+    return lambda: influence(new_mixer(**fields), tokens(), *rest)
+
+
+PICTURES: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
+    "softmax": ("softmax", of_mixer(mixer="softmax")),
+    "compressed": (
+        "softmax, KV compression\n(uniform, 2 x 2)",
+        of_mixer(SampledCompression("uniform", 2), mixer="softmax"),
+    ),
+    "linear": ("LiT: ReLU linear\n+ 5 x 5 convolution", of_mixer(mixer="linear")),
+    "focused": ("focused linear\n+ 5 x 5 convolution", of_mixer(mixer="focused")),
+    "sana": (
+        "SANA linear\n(heads of 32)",
+        of_mixer(mixer="sana", num_heads=2, kernel_size=None, qkv_bias=False),
+    ),
+    "window": ("CLEAR, r = 5", of_mixer(mixer="window", window_size=5)),
+    "pooled": (
+        "CLEAR, r = 5,\npooled 4 x 4",
+        of_mixer(mixer="window", window_size=5, down_factor=4),
+    ),
+}
+"""File name -> (title, influence [N, N])."""
+
+
+def show(axes: Any, influence_NxN: np.ndarray, query: tuple[int, int]) -> Any:
+    """One map, the query marked."""
+    row, column = query
+    map_RxC = influence_NxN[row * GRID[1] + column].reshape(GRID)
+    shown = np.ma.masked_equal(map_RxC, 0.0)
+    image = axes.imshow(np.maximum(shown, FLOOR), norm=LogNorm(FLOOR, 1.0), cmap="viridis")
+    mark = {"markersize": 6, "markerfacecolor": "none", "markeredgecolor": "#D55E00"}
+    axes.plot(column, row, "s", clip_on=False, **mark)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    return image
+
+
+def picture(path: Path, title: str, influence_NxN: np.ndarray) -> None:
+    """The maps of the two queries of one mixer."""
+    figure = Figure(figsize=(6.2, 3.0), dpi=90, facecolor="white", layout="constrained")
+    panels = figure.subplots(1, len(QUERIES))
+    for axes, (name, query) in zip(panels, QUERIES.items(), strict=True):
+        image = show(axes, influence_NxN, query)
+        axes.set_xlabel(f"query in the {name}", fontsize=9)
+    figure.suptitle(title.replace("\n", " "), fontsize=11)
+    figure.colorbar(image, ax=list(panels), shrink=0.8, label="influence of a token")
+    save_figure(path, figure)
+
+
+def overview(path: Path, influences: dict[str, np.ndarray]) -> None:
+    """All mixers side by side, a row per query."""
+    figure = Figure(
+        figsize=(1.7 * len(influences), 3.9), dpi=90, facecolor="white", layout="constrained"
+    )
+    panels = figure.subplots(len(QUERIES), len(influences))
+    for axes, name in zip(panels[0], influences, strict=True):
+        axes.set_title(PICTURES[name][0], fontsize=9)
+    for row, (where, query) in zip(panels, QUERIES.items(), strict=True):
+        for axes, influence_NxN in zip(row, influences.values(), strict=True):
+            image = show(axes, influence_NxN, query)
+        row[0].set_ylabel(f"query in the {where}", fontsize=9)
+    figure.colorbar(image, ax=panels, shrink=0.8, label="influence of a token")
+    save_figure(path, figure)
+
+
+def main(folder: str) -> None:
+    influences = {}
+    for name, (title, compute) in PICTURES.items():
+        influences[name] = compute()
+        picture(Path(folder, f"attention_{name}.png"), title, influences[name])
+        print(f"attention_{name}.png")
+    overview(Path(folder, "attention_overview.png"), influences)
+    print("attention_overview.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

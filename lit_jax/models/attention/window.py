@@ -1,0 +1,320 @@
+"""Attention within circular windows (CLEAR: Liu et al. 2024, Conv-Like Linearization Revs
+Pre-Trained Diffusion Transformers Up).
+
+B batch, N tokens on an R x C grid, D hidden size, H heads, d = D / H channels per head, r radius.
+The grid is cut into S strips of t rows and T tiles of u columns: Q = t u queries of one tile, y
+their rows and x their columns; keys lie in Y rows and X columns around them, K = Y X; M pooled
+tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lit_jax.config import DiTConfig, MixerConfig
+from lit_jax.models.attention.softmax import SoftmaxAttention
+
+Pair = tuple[jax.Array, jax.Array]
+"""Keys and values."""
+
+NOTHING = -0.7 * float(np.finfo(np.float32).max)
+"""Logit of a key that is not seen. Finite: a tile that sticks out of the grid has queries that see
+nothing, whose outputs are cut off and must not turn gradients into NaN."""
+
+
+def circle_mask(grid: tuple[int, int], window_size: int) -> np.ndarray:
+    """bool [N, N]: query i sees key j where dy^2 + dx^2 < r^2. The border cuts circles off."""
+    y_N, x_N = (axis.reshape(-1) for axis in np.indices(grid))
+    squares_NxN = (y_N[:, None] - y_N) ** 2 + (x_N[:, None] - x_N) ** 2
+    return np.asarray(squares_NxN < window_size**2)
+
+
+def window_attention_explicit(
+    q_BxNxHxd: jax.Array,
+    k_BxNxHxd: jax.Array,
+    v_BxNxHxd: jax.Array,
+    grid: tuple[int, int],
+    window_size: int,
+    pooled_BxMxHxd: Pair | None = None,
+) -> jax.Array:
+    """`window_attention` as masked softmax over N x (N + M) logits, in float32: the definition, of
+    quadratic cost. Reference for tests."""
+    q, k, v = (a.astype(jnp.float32) for a in (q_BxNxHxd, k_BxNxHxd, v_BxNxHxd))
+    mask_NxK = circle_mask(grid, window_size)
+    if pooled_BxMxHxd is not None:
+        k, v = (
+            jnp.concatenate([a, b], axis=1) for a, b in zip((k, v), pooled_BxMxHxd, strict=True)
+        )
+        mask_NxK = np.pad(mask_NxK, ((0, 0), (0, k.shape[1] - q.shape[1])), constant_values=True)
+    logits_BxHxNxK = jnp.einsum("bnhd,bkhd->bhnk", q, k, precision="highest") * q.shape[-1] ** -0.5
+    weights_BxHxNxK = jax.nn.softmax(jnp.where(mask_NxK, logits_BxHxNxK, -jnp.inf), axis=-1)
+    return jnp.einsum("bhnk,bkhd->bnhd", weights_BxHxNxK, v, precision="highest")
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a grid is cut. Keys of a strip reach `halo` rows beyond it on either side, those of a
+    tile of columns span `X` columns, the border being shifted inwards."""
+
+    grid: tuple[int, int]
+    r: int
+    t: int
+    u: int
+    S: int
+    T: int
+    halo: int
+    X: int
+
+    @classmethod
+    def of(cls, grid: tuple[int, int], window_size: int) -> Tiling:
+        """Tiles of 8 x 8 queries measured best on a CPU for radii 8 and 16; beyond that, halos many
+        times as high as a strip would cost memory. Rows that one strip and its halo would span
+        are one strip, which needs no halo."""
+        R, C = grid
+        reach = window_size - 1
+        t = 8 if window_size <= 16 else 16
+        if t + 2 * reach >= R:
+            t = R
+        u = min(C, max(1, min(8, 128 // t)))
+        S = -(-R // t)
+        halo = min(reach, (S - 1) * t)
+        return cls(grid, window_size, t, u, S, -(-C // u), halo, min(u + 2 * reach, C))
+
+    @property
+    def Y(self) -> int:
+        return self.t + 2 * self.halo
+
+    def first_key(self, tile: jax.Array) -> jax.Array:
+        """The column where the keys of a tile of columns begin."""
+        return jnp.clip(tile * self.u - self.r + 1, 0, self.grid[1] - self.X)
+
+    def mask(self, tile: jax.Array) -> jax.Array:
+        """bool [S, Q, K]: what the queries of a tile of columns see."""
+        y, key_row = np.arange(self.t), np.arange(self.Y) - self.halo
+        x = tile * self.u + np.arange(self.u)
+        key_column = self.first_key(tile) + np.arange(self.X)
+        dy_txY, dx_uxX = key_row - y[:, None], key_column - x[:, None]
+        squares_txuxYxX = dy_txY[:, None, :, None] ** 2 + dx_uxX[:, None] ** 2
+        row_SxY = jnp.arange(self.S)[:, None] * self.t + key_row
+        inside_SxY = (row_SxY >= 0) & (row_SxY < self.grid[0])
+        seen = (squares_txuxYxX < self.r**2) & inside_SxY[:, None, None, :, None]
+        return seen.reshape(self.S, self.t * self.u, self.Y * self.X)
+
+    def queries(self, q_BxNxHxd: jax.Array) -> jax.Array:
+        """[T, B, H, S, Q, d], zeros where tiles stick out of the grid."""
+        B, _, H, d = q_BxNxHxd.shape
+        (R, C), t, u, S, T = self.grid, self.t, self.u, self.S, self.T
+        q = q_BxNxHxd.reshape(B, R, C, H, d)
+        q = jnp.pad(q, ((0, 0), (0, S * t - R), (0, T * u - C), (0, 0), (0, 0)))
+        q = q.reshape(B, S, t, T, u, H, d).transpose(3, 0, 5, 1, 2, 4, 6)
+        return q.reshape(T, B, H, S, t * u, d)
+
+    def outputs(self, o_TxBxHxSxQxd: jax.Array) -> jax.Array:
+        """The way back: [B, N, H, d]."""
+        _, B, H, _, _, d = o_TxBxHxSxQxd.shape
+        (R, C), t, u, S, T = self.grid, self.t, self.u, self.S, self.T
+        o = o_TxBxHxSxQxd.reshape(T, B, H, S, t, u, d).transpose(1, 3, 4, 0, 5, 2, 6)
+        return o.reshape(B, S * t, T * u, H, d)[:, :R, :C].reshape(B, R * C, H, d)
+
+    def strips(self, k_BxNxHxd: jax.Array) -> jax.Array:
+        """Keys or values of every strip with its halo: [B, H, S, Y, C, d], zeros beyond the grid.
+
+        Only shifts by constants along the axis of strips: where it is split over devices, the
+        compiler exchanges the rows of the halos between neighbours and gathers nothing.
+        """
+        B, _, H, d = k_BxNxHxd.shape
+        (R, C), t, S, halo = self.grid, self.t, self.S, self.halo
+        k = k_BxNxHxd.reshape(B, R, C, H, d)
+        k = jnp.pad(k, ((0, 0), (0, S * t - R), (0, 0), (0, 0), (0, 0)))
+        k = k.reshape(B, S, t, C, H, d).transpose(0, 4, 1, 2, 3, 5)
+        parts = []
+        for shift in range(-(-(-halo // t)), -(-halo // t) + 1):
+            # The rows of strip s + shift that lie in the halo of strip s.
+            first, end = max(0, -halo - shift * t), min(t, t + halo - shift * t)
+            before, after = max(0, -shift), max(0, shift)
+            rows = jnp.pad(k[:, :, :, first:end], ((0, 0), (0, 0), (before, after), *[(0, 0)] * 3))
+            parts.append(rows[:, :, after : after + S])
+        return jnp.concatenate(parts, axis=3)
+
+
+def window_attention(
+    q_BxNxHxd: jax.Array,
+    k_BxNxHxd: jax.Array,
+    v_BxNxHxd: jax.Array,
+    grid: tuple[int, int],
+    window_size: int,
+    pooled_BxMxHxd: Pair | None = None,
+) -> jax.Array:
+    """Softmax attention of every query to the keys at a distance below `window_size` = r tokens on
+    the grid, with scale d^-1/2: [B, N, H, d] in the dtype of q.
+
+    `pooled` are further keys and values, seen by all queries in the same softmax. Logits and
+    softmax are float32. The cost is proportional to N (r^2 + M); what is in memory at a time are
+    the logits of one tile of columns, in the backward pass, too. Exact for any grid and radius.
+    Raises ValueError if the grid does not have N tokens.
+    """
+    R, C = grid
+    if R * C != q_BxNxHxd.shape[1]:
+        raise ValueError(
+            f"grid {R}x{C} has {R * C} tokens, but the input has {q_BxNxHxd.shape[1]}"
+        )
+    tiling = Tiling.of(grid, window_size)
+    far = None
+    if pooled_BxMxHxd is not None:
+        far = pooled_BxMxHxd[0].swapaxes(1, 2), pooled_BxMxHxd[1].swapaxes(1, 2)
+    keys, values = tiling.strips(k_BxNxHxd), tiling.strips(v_BxNxHxd)
+    return tiling.outputs(_columns(tiling, tiling.queries(q_BxNxHxd), keys, values, far))
+
+
+def _attend(
+    tiling: Tiling,
+    tile: jax.Array,
+    q_BxHxSxQxd: jax.Array,
+    k_BxHxSxYxXxd: jax.Array,
+    v_BxHxSxYxXxd: jax.Array,
+    far_BxHxMxd: Pair | None,
+) -> jax.Array:
+    """One tile of columns, all strips at once: [B, H, S, Q, d]."""
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scale, dtype = q_BxHxSxQxd.shape[-1] ** -0.5, q_BxHxSxQxd.dtype
+    k, v = (
+        a.reshape(*a.shape[:3], tiling.Y * tiling.X, a.shape[-1])
+        for a in (k_BxHxSxYxXxd, v_BxHxSxYxXxd)
+    )
+    near_BxHxSxQxK = dot("bhsqd,bhskd->bhsqk", q_BxHxSxQxd, k) * scale
+    near_BxHxSxQxK = jnp.where(tiling.mask(tile), near_BxHxSxQxK, NOTHING)
+    top_BxHxSxQx1 = jnp.max(near_BxHxSxQxK, axis=-1, keepdims=True)
+    if far_BxHxMxd is not None:
+        far_BxHxSxQxM = dot("bhsqd,bhmd->bhsqm", q_BxHxSxQxd, far_BxHxMxd[0]) * scale
+        top_BxHxSxQx1 = jnp.maximum(top_BxHxSxQx1, jnp.max(far_BxHxSxQxM, axis=-1, keepdims=True))
+    top_BxHxSxQx1 = jax.lax.stop_gradient(top_BxHxSxQx1)
+    weights = jnp.exp(near_BxHxSxQxK - top_BxHxSxQx1)
+    total_BxHxSxQx1 = jnp.sum(weights, axis=-1, keepdims=True)
+    # Divided by the total at the end: Q d quotients instead of Q K.
+    o_BxHxSxQxd = dot("bhsqk,bhskd->bhsqd", weights.astype(dtype), v)
+    if far_BxHxMxd is not None:
+        weights = jnp.exp(far_BxHxSxQxM - top_BxHxSxQx1)
+        total_BxHxSxQx1 = total_BxHxSxQx1 + jnp.sum(weights, axis=-1, keepdims=True)
+        o_BxHxSxQxd += dot("bhsqm,bhmd->bhsqd", weights.astype(dtype), far_BxHxMxd[1])
+    return (o_BxHxSxQxd / total_BxHxSxQx1).astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _columns(
+    tiling: Tiling,
+    q_TxBxHxSxQxd: jax.Array,
+    k_BxHxSxYxCxd: jax.Array,
+    v_BxHxSxYxCxd: jax.Array,
+    far_BxHxMxd: Pair | None,
+) -> jax.Array:
+    """Tile after tile of columns: [T, B, H, S, Q, d].
+
+    The gradients are written out below: those that a loop gets by itself add an array of the size
+    of all keys for every tile, which is quadratic.
+    """
+
+    def one(of_tile: Pair) -> jax.Array:
+        tile, q = of_tile
+        k, v = (_slice(a, tiling, tile) for a in (k_BxHxSxYxCxd, v_BxHxSxYxCxd))
+        return _attend(tiling, tile, q, k, v, far_BxHxMxd)
+
+    return jax.lax.map(one, (jnp.arange(tiling.T), q_TxBxHxSxQxd))
+
+
+def _slice(a_BxHxSxYxCxd: jax.Array, tiling: Tiling, tile: jax.Array) -> jax.Array:
+    """The columns that a tile sees: [B, H, S, Y, X, d]."""
+    return jax.lax.dynamic_slice_in_dim(a_BxHxSxYxCxd, tiling.first_key(tile), tiling.X, axis=4)
+
+
+def _columns_forward(tiling: Tiling, *inputs: Any) -> tuple[jax.Array, Any]:
+    return _columns(tiling, *inputs), inputs
+
+
+def _columns_backward(tiling: Tiling, inputs: Any, do_TxBxHxSxQxd: jax.Array) -> Any:
+    """Computes the weights of each tile again, so that no logits are kept; sums in float32."""
+    q_TxBxHxSxQxd, k_BxHxSxYxCxd, v_BxHxSxYxCxd, far = inputs
+
+    def one(totals: Any, of_tile: Any) -> tuple[Any, jax.Array]:
+        tile, q, do = of_tile
+        k, v = (_slice(a, tiling, tile) for a in (k_BxHxSxYxCxd, v_BxHxSxYxCxd))
+        gradients = jax.vjp(functools.partial(_attend, tiling, tile), q, k, v, far)[1](do)
+        dk, dv, dfar = totals
+        dk, dv = (_add(a, b, tiling, tile) for a, b in ((dk, gradients[1]), (dv, gradients[2])))
+        return (dk, dv, jax.tree.map(jnp.add, dfar, gradients[3])), gradients[0]
+
+    zeros = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, jnp.float32), (k_BxHxSxYxCxd, v_BxHxSxYxCxd, far)
+    )
+    of_tiles = (jnp.arange(tiling.T), q_TxBxHxSxQxd, do_TxBxHxSxQxd)
+    totals, dq_TxBxHxSxQxd = jax.lax.scan(one, zeros, of_tiles)
+    of_keys = jax.tree.map(lambda a, like: a.astype(like.dtype), totals, inputs[1:])
+    return (dq_TxBxHxSxQxd, *of_keys)
+
+
+def _add(
+    total_BxHxSxYxCxd: jax.Array, part_BxHxSxYxXxd: jax.Array, tiling: Tiling, tile: jax.Array
+) -> jax.Array:
+    """The gradient of `_slice`, added in place."""
+    part = _slice(total_BxHxSxYxCxd, tiling, tile) + part_BxHxSxYxXxd
+    start = tiling.first_key(tile)
+    return jax.lax.dynamic_update_slice_in_dim(total_BxHxSxYxCxd, part, start, axis=4)
+
+
+_columns.defvjp(_columns_forward, _columns_backward)
+
+
+def check_pooling(grid: tuple[int, int], factor: int | None) -> None:
+    """ValueError for a token grid that patches of factor x factor tokens do not fill."""
+    if factor is not None and (grid[0] % factor or grid[1] % factor):
+        raise ValueError(
+            f"the token grid {grid[0]}x{grid[1]} does not divide into patches of down_factor"
+            f" {factor} x {factor}; choose a factor of both sides, or None for no pooled tokens"
+        )
+
+
+class Pool(nnx.Module):
+    """One learned f x f sum over patches, shared by heads, channels, keys and values; an average at
+    first: [B, N, H, d] -> [B, N/f^2, H, d]."""
+
+    def __init__(self, factor: int) -> None:
+        self.kernel = nnx.Param(jnp.full((factor, factor), 1.0 / factor**2))
+
+    def __call__(self, x_BxNxHxd: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        B, _, H, d = x_BxNxHxd.shape
+        f = self.kernel.shape[0]
+        check_pooling(grid, f)
+        patches = x_BxNxHxd.reshape(B, grid[0] // f, f, grid[1] // f, f, H, d)
+        kernel = self.kernel[...][:, None, :, None, None]
+        pooled = jnp.sum(patches.astype(jnp.float32) * kernel, axis=(2, 4))
+        return pooled.reshape(B, -1, H, d).astype(x_BxNxHxd.dtype)
+
+
+class WindowAttention(SoftmaxAttention):
+    """Softmax attention within circles, with the parameters of softmax attention and, with
+    `down_factor`, the weights of the pooled tokens."""
+
+    def __init__(self, config: MixerConfig, *, rngs: nnx.Rngs) -> None:
+        if isinstance(config, DiTConfig):  # its token grid is known before any input is
+            check_pooling(config.grid, config.down_factor)
+        super().__init__(config, rngs=rngs)
+        self.pool = None if config.down_factor is None else Pool(config.down_factor)
+        self.window_size = config.window_size
+
+    def attend(
+        self,
+        q_BxNxHxd: jax.Array,
+        k_BxMxHxd: jax.Array,
+        v_BxMxHxd: jax.Array,
+        grid: tuple[int, int],
+    ) -> jax.Array:
+        """Of as many keys as queries; the pooled ones are made here."""
+        q, k, v = q_BxNxHxd, k_BxMxHxd, v_BxMxHxd
+        pooled = None if self.pool is None else (self.pool(k, grid), self.pool(v, grid))
+        return window_attention(q, k, v, grid, self.window_size, pooled)
