@@ -28,16 +28,17 @@ ROW_AXIS = "sequence"
 # moment. Stacked blocks have the depth first, which no device splits: the loop over depth then
 # gathers one layer at a time.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    # DiT, LiT, PixArt and T5: the blocks, nearly all of a network.
-    (r"(^|/)blocks/(attn|cross_attn)/(q|k|v|out)/kernel$", (None, "fsdp", None)),
-    (r"(^|/)blocks/(mlp/(fc\d|wi_\d|wo)|adaln)/kernel$", (None, "fsdp", None)),
+    # DiT, LiT, DiG, PixArt and T5: the blocks, nearly all of a network.
+    (r"(^|/)blocks/(attn|cross_attn)/(q|k|v|g|out)/kernel$", (None, "fsdp", None)),
+    (r"(^|/)blocks/(mlp/(fc\d|wi_\d|wo|gate|down)|adaln)/kernel$", (None, "fsdp", None)),
+    (r"(^|/)(blocks/attn/gk/down|skip)/kernel$", (None, "fsdp", None)),
     # What comes before and after them.
     (r"(^|/)([ty]_embedder/fc\d|t_block|final_layer/(adaln|linear))/kernel$", ("fsdp", None)),
     # A table by its columns: a look-up stays local, and 1001 classes divide by no mesh.
     (r"(^|/)(x_embedder/kernel|(y_embedder|shared)/embedding)$", (None, "fsdp")),
     # Whole on every device: vectors, filters of one channel, and what is small in any network.
     (r"(^|/)(bias|scale|scale_shift_table)$", ()),
-    (r"(^|/)(dwc|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
+    (r"(^|/)(dwc|blocks/attn/gk/up|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
     (r"(^|/)(attn/position|relative_bias/embedding|y_embedder/null_caption)$", ()),
     # Second moments of CAME: rows and columns of matrices, and vectors.
     (r"(^|/)second/[^/]+(/(residual_)?(row|column))?$", ()),

@@ -15,7 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-PRELOADED = [f"lit_jax.jobs.{job}" for job in ("train", "sample", "encode", "evaluate", "generate")]
+JOBS = ("train", "sample", "encode", "evaluate", "generate", "self_generate")
+PRELOADED = [f"lit_jax.jobs.{job}" for job in JOBS]
 _SECONDS_TO_FINISH = 300
 
 Job = Callable[[Path], None]

@@ -255,12 +255,12 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = "--model=m --out=o --num_samples=7 --sampler=ddim --steps=ddim9 --cfg_scale=2.5"
     flags += " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --batch_size=6 --seed=4"
     flags += " --label_policy=uniform --vae=v --save_latents --dtype=bfloat16 --shard_size=9"
-    flags += " --decode_batch_size=2"
+    flags += " --decode_batch_size=2 --sequence=2"
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()])
     door.main()
     protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4)
     named = {"label_policy": "uniform", "vae": "v", "save_latents": True, "dtype": "bfloat16"}
-    named |= {"shard_size": 9, "decode_batch_size": 2}
+    named |= {"shard_size": 9, "decode_batch_size": 2, "sequence": 2}
     assert calls.pop() == ("m", "o", 7, protocol, (3, 1), 6, named)
 
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()[:3]])

@@ -14,6 +14,7 @@ from lit_jax.config import DistillConfig
 from lit_jax.diffusion.gaussian import create_process, q_sample
 from lit_jax.objectives import (
     VARIANCE_READINGS,
+    attention_distillation,
     diffusion_loss,
     hybrid_distillation,
     hybrid_objective,
@@ -128,3 +129,68 @@ def test_mistakes_are_refused_before_anything_compiles() -> None:
         hybrid_objective(PROCESS, DistillConfig(teacher=""))(STUDENT, TEACHER, *REST)
     with pytest.raises(ValueError, match="returned 4 channels for images of 4"):
         hybrid_objective(PROCESS, SETTINGS)(STUDENT, TEACHER[..., :C], *REST)
+
+
+def heads(frequency: float) -> jax.Array:
+    """Attention outputs of 6 layers, 2 images, 3 tokens, 5 channels."""
+    return jnp.asarray(np.sin(frequency * np.arange(180)).reshape(6, 2, 3, 5), jnp.float32)
+
+
+ATTENTION = DistillConfig("teacher", noise_weight=0.0, variance_weight=0.0, attention_weight=0.5)
+
+
+def test_attention_distillation_is_the_mean_over_the_selected_layers() -> None:
+    student, teacher = heads(0.3), heads(0.5)
+    loss, metrics = attention_distillation(student, teacher, 4)
+    squares = np.square(np.asarray(student, np.float64) - np.asarray(teacher))
+    of_layers = [float(squares[layer].mean()) for layer in range(6)]
+    assert loss == pytest.approx((of_layers[0] + of_layers[4]) / 2, rel=1e-5)
+    assert metrics == {"attention_distillation": loss}
+    assert attention_distillation(student, teacher, 1)[0] == pytest.approx(np.mean(of_layers))
+    assert attention_distillation(student, teacher, 99)[0] == pytest.approx(of_layers[0])
+    # By hand: a difference of 2 in one of 3 tokens of layer 0, of layers 0 and 4.
+    moved = teacher.at[0, :, 1].add(2.0)
+    assert attention_distillation(moved, teacher, 4)[0] == pytest.approx(4 / 3 / 2, rel=1e-6)
+    assert attention_distillation(moved, teacher.astype(jnp.bfloat16), 4)[0].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_attention_distillation_of_the_teacher_itself_is_zero(every: int) -> None:
+    """Where it is smallest: without a gradient."""
+    loss, gradient = jax.value_and_grad(
+        lambda student: attention_distillation(student, heads(0.5), every)[0]
+    )(heads(0.5))
+    assert loss == 0 and not gradient.any()
+
+
+def test_attention_distillation_reaches_the_selected_layers_of_the_student_only() -> None:
+    def loss(student: Any, teacher: Any) -> jax.Array:
+        return hybrid_distillation(PROCESS, student, teacher, I_B, C, ATTENTION)[0]
+
+    student, teacher = jax.grad(loss, argnums=(0, 1))((STUDENT, heads(0.3)), (TEACHER, heads(0.5)))
+    assert not any(leaf.any() for leaf in teacher) and not student[0].any()
+    assert [bool(layer.any()) for layer in student[1]] == [True] + 3 * [False] + [True, False]
+    expected = 0.5 * 2 * (heads(0.3) - heads(0.5))[::4] / 60
+    np.testing.assert_allclose(student[1][::4], expected, rtol=1e-5, atol=1e-9)
+
+
+def test_attention_distillation_is_added_with_its_weight() -> None:
+    settings = dataclasses.replace(SETTINGS, attention_weight=0.7, attention_every=2)
+    student, teacher = (STUDENT, heads(0.3)), (TEACHER, heads(0.5))
+    loss, metrics = hybrid_objective(PROCESS, settings)(student, teacher, *REST)
+    without, rest = hybrid_objective(PROCESS, SETTINGS)(STUDENT, TEACHER, *REST)
+    term, logged = attention_distillation(heads(0.3), heads(0.5), 2)
+    assert loss == pytest.approx(float(without + 0.7 * term), rel=1e-6)
+    assert metrics == rest | logged | {"loss": loss}
+
+
+def test_attention_outputs_that_do_not_fit_are_refused() -> None:
+    objective = hybrid_objective(PROCESS, ATTENTION)
+    with pytest.raises(
+        ValueError, match="given no attention outputs, but .*attention_weight is 0.5"
+    ):
+        objective((STUDENT, heads(0.3)), TEACHER, *REST)
+    with pytest.raises(ValueError, match="given attention outputs, but .*attention_weight is 0.0"):
+        hybrid_objective(PROCESS, SETTINGS)((STUDENT, heads(0.3)), TEACHER, *REST)
+    with pytest.raises(ValueError, match=r"student have shape \(6, 2, 3, 5\), .* \(3, 2, 3, 5\)"):
+        objective((STUDENT, heads(0.3)), (TEACHER, heads(0.5)[:3]), *REST)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_jax.config.transformer import LabelledShape, Size
-from lit_jax.config.typed import limit, require
+from lit_jax.config.typed import limit, require, unknown_name
+
+BID_MODES = ("layer", "seq")
+"""Whether the tokens turn round after every layer, or run forward in all."""
+
+MLP_MULTIPLE = 256
+"""The inner width of the MLP is rounded up to a multiple of this."""
 
 
 @dataclass(frozen=True)
@@ -14,8 +20,11 @@ class DiGConfig(LabelledShape):
     implementation, without the `if_` of its switches.
 
     Heads have D `expand_k` / `num_heads` channels of queries and keys and D `expand_v` /
-    `num_heads` of values. `skip` is the U-shaped variant; with `skip_zero` its connections start
-    closed.
+    `num_heads` of values. Layers differ in the order in which they see the tokens: with `bid_mode`
+    "layer" every other one sees them backwards, with `quad_dir` two of four by columns. `dw_conv`
+    is the convolution of `conv_kernel_size` after a layer. `skip` is the U-shaped variant; with
+    `skip_zero` its connections start closed. The MLP is as large as one of `mlp_ratio` D with two
+    matrices; the official one has ratio 4 whatever it is told.
     """
 
     family: str = "DiG"
@@ -32,6 +41,10 @@ class DiGConfig(LabelledShape):
     learn_sigma: bool = True
     expand_k: float = 0.5
     expand_v: float = 1.0
+    bid_mode: str = "layer"
+    quad_dir: bool = True
+    dw_conv: bool = True
+    conv_kernel_size: int = 3
     skip: bool = False
     skip_zero: bool = False
     # How it is computed (see COMPUTE_FIELDS): never stored in a model folder.
@@ -43,6 +56,9 @@ class DiGConfig(LabelledShape):
         self.check_shape()
         self.check_labels()
         limit(self, "positive", "expand_k", "expand_v")
+        limit(self, "odd, or None", "conv_kernel_size")
+        if self.bid_mode not in BID_MODES:
+            raise unknown_name("bid_mode", self.bid_mode, BID_MODES)
         heads = self.num_heads
         for name, width in (("expand_k", self.key_dim), ("expand_v", self.value_dim)):
             require(
@@ -50,6 +66,10 @@ class DiGConfig(LabelledShape):
                 f"hidden_size {self.hidden_size} x {name} {getattr(self, name)} is {width}, which"
                 f" is not divisible by num_heads {heads}",
             )
+        require(
+            not self.skip or self.depth % 2 == 0,
+            f"depth is {self.depth}; skip joins the layers of two halves and needs an even number",
+        )
 
     @property
     def key_dim(self) -> int:
@@ -60,3 +80,13 @@ class DiGConfig(LabelledShape):
     def value_dim(self) -> int:
         """Channels of values, all heads together."""
         return int(self.hidden_size * self.expand_v)
+
+    @property
+    def mlp_width(self) -> int:
+        """Inner width of the MLP with its three matrices: 2/3 mlp_ratio D, rounded up."""
+        return -(-int(self.hidden_size * self.mlp_ratio * 2 / 3) // MLP_MULTIPLE) * MLP_MULTIPLE
+
+    @property
+    def skips(self) -> int:
+        """Layers of the second half that read the output of one of the first."""
+        return max(self.depth // 2 - 1, 0) if self.skip else 0

@@ -81,11 +81,13 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     """
     config = run.config
     abstract = zoo.abstract_params(run.student)
-    frozen = frozen_mask(abstract, (*config.inherit.freeze, *zoo.buffer_paths(run.student)))
-    optimizer = make_optimizer(config.optimizer, config.total_steps, frozen, run.student)
+    frozen = (*config.inherit.freeze, *zoo.buffer_paths(run.student))
+    mask = frozen_mask(abstract, frozen)
+    optimizer = make_optimizer(config.optimizer, config.total_steps, mask, run.student)
+    method = "with_attention" if config.distill.compares_attention else "__call__"
     task = Task(
-        student=zoo.apply_fn(run.student),
-        teacher=None if run.teacher is None else zoo.apply_fn(run.teacher),
+        student=zoo.apply_fn(run.student, method),
+        teacher=None if run.teacher is None else zoo.apply_fn(run.teacher, method),
         process=run.process,
         objective=run.objective,
         optimizer=optimizer,
@@ -94,6 +96,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         seed=config.seed,
         condition_of=condition_of(run.student),
         start_of=run.facts.start_of,
+        frozen=frozen,
     )
     abstract_state = jax.eval_shape(lambda p: create_state(p, optimizer), abstract)
     shardings = sharding.tree_shardings(abstract_state, run.mesh)

@@ -80,7 +80,13 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
     sharding.tree_shardings(zoo.abstract_params(student), mesh)
     process = make_process(student, "")
     objective = hybrid_objective(process, config.distill)
-    frozen = frozen_mask(zoo.abstract_params(student), config.inherit.freeze)
+    patterns = (*config.inherit.freeze, *zoo.buffer_paths(student))
+    frozen = frozen_mask(zoo.abstract_params(student), patterns)
+    if all(jax.tree.leaves(frozen)):
+        raise ValueError(
+            f"inherit.freeze {config.inherit.freeze} matches every parameter: nothing is left to"
+            " train; leave out a pattern"
+        )
     make_optimizer(config.optimizer, config.total_steps, frozen, student)
     facts = check_data(config, student)
 
@@ -124,8 +130,29 @@ def check_teacher(
                 f"teacher {path} has {name}={getattr(teacher, name)}, the student"
                 f" {getattr(student, name)}; distillation compares their outputs"
             )
+    if config.distill.compares_attention:
+        check_attention(path, teacher, student)
     check_recorded(path, facts, "teacher")
     return teacher
+
+
+def check_attention(path: str, teacher: DenoiserConfig, student: DenoiserConfig) -> None:
+    """Attention outputs must correspond layer by layer, token by token, channel by channel."""
+    theirs, ours = attention_outputs(teacher), attention_outputs(student)
+    for what in ours:
+        if theirs[what] != ours[what]:
+            raise ValueError(
+                f"teacher {path} has {theirs[what]} {what}, the student {ours[what]}; attention"
+                " distillation compares them one by one: take a teacher of the student's shape, or"
+                " set distill.attention_weight=0"
+            )
+
+
+def attention_outputs(config: DenoiserConfig) -> dict[str, int]:
+    """The axes of the attention outputs of one image, before their projection."""
+    projection = zoo.abstract_params(config)["blocks"]["attn"]["out"]["kernel"]
+    layers, channels, _ = projection.shape
+    return {"layers": layers, "tokens": config.num_tokens, "channels of attention": channels}
 
 
 def check_inheritance(config: TrainConfig, student: DenoiserConfig, facts: DataFacts) -> None:

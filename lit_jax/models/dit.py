@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lit_jax.config import DiTConfig, unknown_name
+from lit_jax.config import DiTConfig, LabelledConfig, unknown_name
 from lit_jax.models.attention import make_mixer
 from lit_jax.models.layers import (
     Dense,
@@ -71,6 +71,12 @@ def dtype_name(dtype: Any) -> str:
     return name
 
 
+def checkpointed(block: Callable[..., Any], config: LabelledConfig) -> Callable[..., Any]:
+    """`block` with what it keeps for the backward pass, by the row of REMAT_POLICIES."""
+    policy = REMAT_POLICIES[config.remat]
+    return block if policy is None else jax.checkpoint(block, policy=policy, prevent_cse=False)
+
+
 class DiTBlock(nnx.Module):
     """adaLN-Zero block: x += gate * mixer(mod(LN x)); x += gate * mlp(mod(LN x))."""
 
@@ -88,7 +94,8 @@ class DiTBlock(nnx.Module):
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
         x = x_BxNxD
         heads = self.attn.heads(modulate(layer_norm(x), shift_attn, scale_attn), grid)
-        x = x + gate_attn[:, None] * self.attn.out(heads)
+        attended = self.attn.out(heads)
+        x = x + gate_attn[:, None] * attended
         x = x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
         return x, heads
 
@@ -96,7 +103,7 @@ class DiTBlock(nnx.Module):
 class FinalLayer(nnx.Module):
     """Modulated layer norm and the linear map to patches: [B, N, D] -> [B, N, p*p*C_out]."""
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: LabelledConfig, *, rngs: nnx.Rngs) -> None:
         D, dtype = config.hidden_size, config.dtype
         features = config.patch_size**2 * config.out_channels
         self.adaln = Dense(D, 2 * D, kernel_init=zeros, dtype=dtype, rngs=rngs)
@@ -107,8 +114,9 @@ class FinalLayer(nnx.Module):
         return self.linear(modulate(layer_norm(x_BxNxD), shift, scale))
 
 
-class DiT(nnx.Module):
-    """The network: `model(x, t, cond)`.
+class LabelledTransformer(nnx.Module):
+    """A transformer on patches, conditioned on class labels: `model(x, t, cond)`. What its layers
+    are, and how they are run, is the matter of the class below.
 
     x     float [B, H, W, C], NHWC, of the size in `config`
     t     int or float [B], original timesteps 0..999
@@ -123,7 +131,9 @@ class DiT(nnx.Module):
     same labels.
     """
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+    final_layer: Any
+
+    def __init__(self, config: LabelledConfig, *, rngs: nnx.Rngs) -> None:
         if config.remat not in REMAT_POLICIES:
             raise unknown_name("remat policy", config.remat, REMAT_POLICIES)
         D, dtype = config.hidden_size, dtype_name(config.dtype)
@@ -135,9 +145,6 @@ class DiT(nnx.Module):
         self.t_embedder = TimestepEmbedder(D, dtype=dtype, rngs=rngs)
         rows = config.num_classes + (config.null_label is not None)
         self.y_embedder = LabelEmbedder(rows, D, dtype=dtype, rngs=rngs) if rows else None
-        # One module whose parameters carry a leading depth axis; the forward pass scans over it.
-        self.blocks = nnx.vmap(lambda r: DiTBlock(config, rngs=r))(rngs.split(config.depth))
-        self.final_layer = FinalLayer(config, rngs=rngs)
 
     def __call__(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
@@ -172,17 +179,15 @@ class DiT(nnx.Module):
         if self.y_embedder is not None and cond_B is not None:
             c_BxD = c_BxD + self.y_embedder(cond_B)
 
-        graphdef, stacked = nnx.split(self.blocks)
-
-        def block(x: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array | None]:
-            x, heads = nnx.merge(graphdef, parameters)(x, c_BxD, config.grid)
-            return x, keep(x, heads)
-
-        if (policy := REMAT_POLICIES[config.remat]) is not None:
-            block = jax.checkpoint(block, policy=policy, prevent_cse=False)
-        y_BxNxD, kept = jax.lax.scan(block, x_BxNxD, stacked, unroll=config.scan_unroll)
+        y_BxNxD, kept = self._run_layers(x_BxNxD, c_BxD, keep)
         out = self.final_layer(y_BxNxD, c_BxD).astype(jnp.float32)
         return unpatchify(out, config.grid, config.patch_size), x_BxNxD, kept
+
+    def _run_layers(
+        self, x_BxNxD: jax.Array, c_BxD: jax.Array, keep: Keep
+    ) -> tuple[jax.Array, Any]:
+        """The output of the last layer, and what is kept of all of them, stacked."""
+        raise NotImplementedError
 
     def _check_input(self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None) -> None:
         expected = (*self.config.image_size, self.config.in_channels)
@@ -212,3 +217,27 @@ class DiT(nnx.Module):
         if wrong.size:
             null = "" if self.config.null_label is None else f", {rows - 1} being the null class"
             raise ValueError(f"label {wrong[0]} is not in 0..{rows - 1}{null}")
+
+
+class DiT(LabelledTransformer):
+    """Layers that are all alike, one loop over their stacked parameters."""
+
+    config: DiTConfig
+
+    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        # One module whose parameters carry a leading depth axis; the forward pass scans over it.
+        self.blocks = nnx.vmap(lambda r: DiTBlock(config, rngs=r))(rngs.split(config.depth))
+        self.final_layer = FinalLayer(config, rngs=rngs)
+
+    def _run_layers(
+        self, x_BxNxD: jax.Array, c_BxD: jax.Array, keep: Keep
+    ) -> tuple[jax.Array, Any]:
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def block(x: jax.Array, parameters: Any) -> tuple[jax.Array, jax.Array | None]:
+            x, heads = nnx.merge(graphdef, parameters)(x, c_BxD, self.config.grid)
+            return x, keep(x, heads)
+
+        block = checkpointed(block, self.config)
+        return jax.lax.scan(block, x_BxNxD, stacked, unroll=self.config.scan_unroll)

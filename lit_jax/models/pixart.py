@@ -111,7 +111,8 @@ class PixArtBlock(nnx.Module):
             heads = self.attn.heads(u, grid, compress)
         else:
             heads = self.attn.heads(u, grid)
-        x = x + gate_attn[:, None] * self.attn.out(heads)
+        attended = self.attn.out(heads)
+        x = x + gate_attn[:, None] * attended
         x = x + self.cross_attn(x, y_BxLxD, mask_BxL)
         x = x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
         return x, heads

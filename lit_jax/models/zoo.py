@@ -80,7 +80,13 @@ def _sizes() -> dict[str, dict[str, Any]]:
 SIZES = _sizes()
 """Named models: "DiT-S/2" ... "LiT-0.6B", "SD-VAE", "T5-v1.1-XXL" -> fields of their config."""
 
-ALIASES = {"pred_sigma": "learn_sigma", "if_skip": "skip"}
+ALIASES = {
+    "pred_sigma": "learn_sigma",
+    "if_skip": "skip",
+    "if_zero_init_skip": "skip_zero",
+    "if_dw_conv": "dw_conv",
+    "if_quad_dir": "quad_dir",
+}
 """Official argument names of PixArt and DiG -> what this package calls them."""
 
 MODULES: dict[type, tuple[str, str]] = {

@@ -23,7 +23,7 @@ from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import params_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = ("relu", "lambda.5_.05")
+ROWS = ("relu", "lambda.5_.05", "clear3_untrained")
 
 
 def roadmap(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("roadmap") / "out"
     done = roadmap(*flags(out))
     assert done.returncode == 0, done.stderr
-    assert "[2/2]" in done.stdout and "ETA" in done.stdout
+    assert "[3/3]" in done.stdout and "ETA" in done.stdout
     return out
 
 
@@ -51,13 +51,16 @@ def test_every_run_leaves_its_result(finished: Path) -> None:
     for row in ROWS:
         result = json.loads((finished / "results" / f"{row}_seed0.json").read_text())
         assert result["frechet_distance"] > 0 and 0 <= result["accuracy"] <= 1
-        assert result["request"]["train"]["total_steps"] == 4
+        steps = 0 if row == "clear3_untrained" else 4
+        assert result["request"]["train"]["total_steps"] == steps
         assert (finished / "samples" / f"{row}_seed0" / "samples.npz").exists()
     # The inherited one starts from a trained model.
     assert accuracy(finished, "lambda.5_.05") > accuracy(finished, "relu")
+    # The teacher with its attention cut to circles, which has not learned anything since.
+    assert accuracy(finished, "clear3_untrained") > 0.5
     assert not list((finished / "work").iterdir())
     report = json.loads((finished / "report.json").read_text())
-    assert list(report["rows"]) == list(ROWS)
+    assert list(report["rows"]) == [*ROWS[:2], "clear3_untrained", "lit"]
     assert "| ReLU linear |" in (finished / "report.md").read_text()
     with Image.open(finished / "roadmap.png") as image:
         assert len(np.unique(np.asarray(image.convert("L")))) > 10
@@ -75,7 +78,7 @@ def test_what_is_done_is_not_done_again_and_what_is_missing_is(finished: Path) -
     missing.unlink()
     again = roadmap(*flags(finished))
     assert again.returncode == 0, again.stderr
-    assert "2 runs, 1 are there already" in again.stdout
+    assert "3 runs, 2 are there already" in again.stdout
     assert kept.stat().st_mtime_ns == before
     # The same numbers, whenever and in whatever order it runs.
     second = json.loads(missing.read_text())
@@ -190,6 +193,80 @@ def test_one_seed_shows_nothing(demo: None) -> None:
     assert verdicts(module, {"relu_dwc": [1.0], "relu": [9.0]}) == {
         ("relu_dwc", "relu"): "one seed"
     }
+
+
+def report_of(demo_report: Any, distances: dict[str, list[float]]) -> dict[str, Any]:
+    results = [
+        result(row, seed, value) for row, v in distances.items() for seed, value in enumerate(v)
+    ]
+    reference = {"frechet_distance": 0.1, "accuracy": 0.9, "sha256": "0"}
+    return demo_report.summarise(results, reference)
+
+
+def test_rows_that_were_not_run_again_stay(demo: None) -> None:
+    """With a heading that is today's, and in verdicts together with the new ones."""
+    module, merge = (importlib.import_module(name) for name in ("roadmap_report", "roadmap_merge"))
+    earlier = report_of(module, {"relu": [2.0, 2.2], "lambda.5_.05": [0.5, 0.6]})
+    earlier["rows"]["relu"]["label"] = "another"
+    report = report_of(module, {"relu_dwc": [1.0, 1.1], "clear3": [0.3, 0.5]})
+    assert merge.kept(earlier, report) == ["relu", "lambda.5_.05", "lit"]
+    both = merge.merged(earlier, report)
+    rows = {name: row["frechet_distance"]["mean"] for name, row in both["rows"].items()}
+    expected = {"relu": 2.1, "relu_dwc": 1.05, "heads4": 1.05, "lambda.5_.05": 0.55}
+    assert rows == pytest.approx(expected | {"clear3": 0.4, "lit": 0.55})
+    assert both["rows"]["relu"]["label"] == "ReLU linear"
+    assert {(v["better"], v["worse"]) for v in both["verdicts"]} == {
+        ("relu_dwc", "relu"),
+        ("clear3", "lit"),
+    }
+    assert merge.merged(both, report_of(module, {"relu": [9.0, 9.0]}))["rows"]["relu"][
+        "frechet_distance"
+    ]["values"] == {"0": 9.0, "1": 9.0}
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("count", 61, "count 60, now 61"),
+        ("batch_size", 8, "batch_size 16, now 8"),
+        ("reference", {"sha256": "1"}, "sha256 of the reference '0', now '1'"),
+    ],
+)
+def test_rows_of_another_measure_are_not_mixed_in(
+    demo: None, key: str, value: Any, message: str
+) -> None:
+    module, merge = (importlib.import_module(name) for name in ("roadmap_report", "roadmap_merge"))
+    earlier = report_of(module, {"relu": [2.0]})
+    report = report_of(module, {"relu_dwc": [1.0]}) | {key: value}
+    with pytest.raises(ValueError, match=message):
+        merge.merged(earlier, report)
+
+
+def test_a_row_without_a_published_number(demo: None, tmp_path: Path) -> None:
+    module = importlib.import_module("roadmap_report")
+    report = report_of(module, {"relu": [2.0, 2.2], "sana": [1.9, 2.0], "clear3": [0.3, 0.5]})
+    text = module.to_markdown(report)
+    assert "| SANA | 1.950 ± 0.071 | 50.0 ± 0.0 % |  |  |" in text
+    assert "| row | FDD | accuracy | steps |" in text  # a table without any
+    (verdict,) = report["verdicts"]
+    assert verdict["better"] == "sana" and verdict["fid_difference"] is None
+    module.plot(tmp_path / "plot.png", report)
+    with Image.open(tmp_path / "plot.png") as image:
+        assert len(np.unique(np.asarray(image.convert("L")))) > 10
+
+
+def test_an_untrained_row_is_the_source_with_another_attention(demo: None, tmp_path: Path) -> None:
+    runs = importlib.import_module("roadmap_runs")
+    run = runs.Run("clear2_untrained", 0, None, 60, str(tmp_path))
+    config = runs.config_of(run)
+    source = zoo.model_config("DiT", **config.model.overrides | {"window_size": 8})
+    params = tiny_runs.random_params(source, 0)
+    folder.save_model_dir(config.inherit.source, source, params, {"source": "test"})
+    runs.save_untrained(config, tmp_path / "work")
+    found, stored = folder.load_model_dir(tmp_path / "work")
+    assert (found.family, found.mixer, found.window_size) == ("CLEAR", "window", 2)
+    assert params_sha256(stored) == params_sha256(params)
+    assert runs.request_of(run)["train"]["total_steps"] == 0
 
 
 def test_the_page_holds_the_numbers_of_its_json(demo: None) -> None:

@@ -14,10 +14,11 @@ import optax
 import pytest
 import tiny_runs
 
-from lit_jax.config import EmaConfig
+from lit_jax.config import EmaConfig, OptimizerConfig
 from lit_jax.models import zoo
 from lit_jax.models.conditions import TextCondition
 from lit_jax.training.examples import LATENT_KEY, captions, labels, latents
+from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import (
     Task,
@@ -28,6 +29,7 @@ from lit_jax.training.step import (
 )
 
 MakeTask = Callable[..., Task]
+NETWORK = zoo.model_config("LiT", **tiny_runs.SIZE)  # AdamW does not look at it
 
 
 def steps(task: Task, params: Any, teacher: Any, batch: Any, count: int) -> list[Any]:
@@ -293,3 +295,69 @@ def test_noise_of_a_step_is_what_it_was(make_task: MakeTask, batch: Any) -> None
     np.testing.assert_array_equal(example["x_start"], batch["image"])
     every = [*keys, jax.random.fold_in(key, LATENT_KEY)]
     assert len({tuple(jax.random.key_data(k).tolist()) for k in every}) == 4
+
+
+def test_frozen_parameters_have_no_gradient(
+    make_task: MakeTask, params: Any, teacher_params: Any, batch: Any
+) -> None:
+    """It is not computed, nor counted; the others have theirs."""
+    free = make_task(distilled=True)
+    frozen = dataclasses.replace(free, frozen=("^labels$", "bias"))
+    example = noised_example(free, jnp.int32(0), batch, {})
+    (whole, expected), (part, metrics) = (
+        jax.jit(functools.partial(mean_gradient, task))(params, teacher_params, example)
+        for task in (free, frozen)
+    )
+    assert [name for name, leaf in part.items() if leaf is not None] == ["kernel"]
+    np.testing.assert_allclose(part["kernel"], whole["kernel"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+    programs = [
+        str(jax.make_jaxpr(functools.partial(mean_gradient, task))(params, teacher_params, example))
+        for task in (free, frozen)
+    ]
+    # The gradient of a table that is read with indices.
+    assert ["scatter-add" in program for program in programs] == [True, False]
+    (_, metrics), *_ = steps(frozen, params, teacher_params, batch, 1)
+    np.testing.assert_allclose(metrics["gradient_norm"], np.linalg.norm(part["kernel"]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_frozen_parameters_and_their_average_stay_bit_for_bit(
+    make_task: MakeTask, params: Any, teacher_params: Any, batch: Any, accumulation: int
+) -> None:
+    """Also where a sum with zero, or the average of equal numbers, would round."""
+    params = params | {"bias": np.array([0.1, -0.0, 1e-30, 3.3], np.float32)}
+    frozen = ("labels", "bias")
+    mask = frozen_mask(params, frozen)
+    optimizer = make_optimizer(OptimizerConfig(weight_decay=0.1, clip_norm=1.0), 9, mask, NETWORK)
+    task = make_task(
+        distilled=True,
+        frozen=frozen,
+        optimizer=optimizer,
+        accumulation=accumulation,
+        ema=EmaConfig(decay=0.7),
+    )
+    state, _ = steps(task, params, teacher_params, batch, 4)[-1]
+    for name in params:
+        for part in (state.params, state.ema):
+            same = np.asarray(part[name]).tobytes() == params[name].tobytes()
+            assert same == (name in frozen), name
+    moments = [leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim]
+    assert moments == 2 * [params["kernel"].shape]
+
+
+def test_frozen_step_is_the_step_of_the_others(
+    make_task: MakeTask, params: Any, batch: Any
+) -> None:
+    """As if the frozen parameters were constants of the network."""
+    constant = {"labels": jnp.asarray(params["labels"])}
+    inner = make_task().student
+
+    def network(part: Any, *inputs: Any) -> jax.Array:
+        return inner(constant | part, *inputs)
+
+    rest = {name: leaf for name, leaf in params.items() if name != "labels"}
+    frozen, _ = steps(make_task(frozen=("labels",)), params, {}, batch, 3)[-1]
+    expected, _ = steps(make_task(student=network), rest, {}, batch, 3)[-1]
+    for name in rest:
+        np.testing.assert_allclose(frozen.params[name], expected.params[name], rtol=1e-6)

@@ -134,8 +134,8 @@ class Tiling:
         k = k_BxNxHxd.reshape(B, R, C, H, d)
         k = jnp.pad(k, ((0, 0), (0, S * t - R), (0, 0), (0, 0), (0, 0)))
         k = k.reshape(B, S, t, C, H, d).transpose(0, 4, 1, 2, 3, 5)
-        parts = []
-        for shift in range(-(-(-halo // t)), -(-halo // t) + 1):
+        parts, reach = [], -(-halo // t)
+        for shift in range(-reach, reach + 1):
             # The rows of strip s + shift that lie in the halo of strip s.
             first, end = max(0, -halo - shift * t), min(t, t + halo - shift * t)
             before, after = max(0, -shift), max(0, shift)
@@ -161,10 +161,8 @@ def window_attention(
     Raises ValueError if the grid does not have N tokens.
     """
     R, C = grid
-    if R * C != q_BxNxHxd.shape[1]:
-        raise ValueError(
-            f"grid {R}x{C} has {R * C} tokens, but the input has {q_BxNxHxd.shape[1]}"
-        )
+    if q_BxNxHxd.shape[1] != R * C:
+        raise ValueError(f"grid {R}x{C} has {R * C} tokens, but the input has {q_BxNxHxd.shape[1]}")
     tiling = Tiling.of(grid, window_size)
     far = None
     if pooled_BxMxHxd is not None:

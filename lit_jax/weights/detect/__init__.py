@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_jax.config import (
     CONFIGS,
+    SOFTMAX_MIXERS,
     AutoencoderConfig,
     DiTConfig,
     InceptionConfig,
@@ -117,6 +118,8 @@ def _asked(
         named = {"family": row["family"]}
         if name in SIZES:
             named = {k: v for k, v in row.items() if k not in ("mixer", "model_max_length")}
+        if row.get("mixer") == "window":  # of which the keys tell nothing
+            named["mixer"] = "window"
             named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
         _check_named(name, named, beside)
     if named.get("family") == "LiT" and layout.config is not DiTConfig:
@@ -212,13 +215,13 @@ def _check_differences(
 
 def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The softmax heads of the named size with this family, depth and width, if there is one."""
-    if fields.get("mixer") != "softmax":
+    if fields.get("mixer") not in SOFTMAX_MIXERS:
         return {}
     same = ("family", "depth", "hidden_size")
     heads = {
         row["num_heads"]
         for row in SIZES.values()
-        if row.get("mixer") == "softmax" and all(row[f] == fields.get(f) for f in same)
+        if row.get("mixer") in SOFTMAX_MIXERS and all(row[f] == fields.get(f) for f in same)
     }
     return {"num_heads": heads.pop()} if len(heads) == 1 else {}
 

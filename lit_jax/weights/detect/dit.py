@@ -1,4 +1,4 @@
-"""The architecture of a DiT or LiT on class labels."""
+"""The architecture of a DiT, LiT or CLEAR on class labels."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     or `num_classes=K` says otherwise.
     """
     found = read_backbone(shapes, told)
-    found["family"] = "DiT" if found["mixer"] == "softmax" else "LiT"
+    found["family"] = _family(found["mixer"], told)
     found |= _label_table(shapes, told)
     # A size that was told is compared with the table itself later.
     return found | square_size(shapes, told)
+
+
+def _family(mixer: str, told: Mapping[str, Any]) -> str:
+    """A DiT with windows may go by its own name."""
+    if mixer == "window":
+        return "DiT" if told.get("family") == "DiT" else "CLEAR"
+    return "DiT" if mixer == "softmax" else "LiT"
 
 
 def _label_table(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lit_jax.config import KVCompressConfig
+from lit_jax.config import SOFTMAX_MIXERS, KVCompressConfig
 from lit_jax.config.pixart import OFFICIAL_HEADS
 from lit_jax.weights.detect.hub import read_entries, refuse_unlike
 from lit_jax.weights.detect.positions import read_positions, why_no_scale, why_no_size
@@ -107,7 +107,8 @@ def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, 
     width."""
     if "cross_num_heads" in told:
         return {}
-    return {"cross_num_heads": None} if mixer == "softmax" or hidden in OFFICIAL_HEADS else {}
+    known = mixer in SOFTMAX_MIXERS or hidden in OFFICIAL_HEADS
+    return {"cross_num_heads": None} if known else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +164,8 @@ def settle(shapes: Shapes, told: dict[str, Any]) -> dict[str, Any]:
     if told.get("model_max_length") is not None and NULL_CAPTION not in shapes:
         # The official constructor always has it; a file without the caption holds none.
         told = told | {"model_max_length": None}
-    linear = read_mixer(shapes, shapes.expect("x_embedder/kernel")[0]).get("num_heads")
+    hidden = shapes.expect("x_embedder/kernel")[0]
+    linear = read_mixer(shapes, hidden, told).get("num_heads")
     said = told.get("num_heads", linear)
     if linear is None or said == linear or "cross_num_heads" in told:
         return told

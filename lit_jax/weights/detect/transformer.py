@@ -12,6 +12,8 @@ from lit_jax.weights.detect.shapes import Shapes, mlp_ratio
 REQUIRED = {"x_embedder/kernel": 4, "final_layer/linear/kernel": 2, "blocks/mlp/fc1/kernel": 2}
 """Parameters that every one of them has -> number of axes."""
 
+POOL = "blocks/attn/pool/kernel"
+
 ONLY: dict[str, tuple[Any, ...]] = {
     "activation_fn": ("gelu-approximate",),
     "norm_elementwise_affine": (False,),
@@ -31,7 +33,7 @@ def read_backbone(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
         "learn_sigma": _learn_sigma(shapes, patch, channels),
         "mlp_ratio": mlp_ratio(shapes.expect("blocks/mlp/fc1/kernel")[0], hidden, told),
     }
-    return found | read_mixer(shapes, hidden)
+    return found | read_mixer(shapes, hidden, told)
 
 
 def _learn_sigma(shapes: Shapes, patch: int, channels: int) -> bool:
@@ -47,11 +49,11 @@ def _learn_sigma(shapes: Shapes, patch: int, channels: int) -> bool:
     return outputs == 2 * single
 
 
-def read_mixer(shapes: Shapes, hidden: int) -> dict[str, Any]:
-    """Softmax attention, or the parts of Algorithm 1 that are there."""
+def read_mixer(shapes: Shapes, hidden: int, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Softmax attention, everywhere or in windows, or the parts of Algorithm 1 that are there."""
     bias = "blocks/attn/k/bias" in shapes
     if shapes.layout.name != "lit":
-        return {"mixer": "softmax", "qkv_bias": bias}
+        return {"qkv_bias": bias} | _softmax_or_window(shapes, told)
     found: dict[str, Any] = {
         "mixer": "focused" if "blocks/attn/scale" in shapes else "linear",
         "qkv_bias": bias,
@@ -62,6 +64,21 @@ def read_mixer(shapes: Shapes, hidden: int) -> dict[str, Any]:
         # One filter per channel of a head, shared by all heads.
         found |= {"kernel_size": size, "num_heads": hidden // filters}
     return found
+
+
+def _softmax_or_window(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
+    """Windows leave no trace but the weights of their pooled tokens, if they have any; without,
+    the model has them if that was said. ValueError when nobody said how large they are."""
+    stored = shapes.of(POOL)
+    windows = told.get("mixer") == "window" or told.get("family") == "CLEAR"
+    if stored is None:
+        return {"mixer": "window", "down_factor": None} if windows else {"mixer": "softmax"}
+    if not windows and "window_size" not in told:
+        raise ValueError(
+            f"key {shapes.key(POOL)!r} is that of a CLEAR, whose window leaves no trace in the"
+            " checkpoint; pass --set window_size=RADIUS, 8, 16 or 32 in the published ones"
+        )
+    return {"mixer": "window", "down_factor": shapes.ranked(POOL, stored, 7)[3]}
 
 
 def why_num_heads(shapes: Shapes) -> str:

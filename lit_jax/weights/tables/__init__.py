@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from lit_jax.config import NetworkConfig
-from lit_jax.weights.tables import autoencoder, dit, inception, pixart, t5
+from lit_jax.weights.tables import autoencoder, dig, dit, inception, pixart, t5
 from lit_jax.weights.tables.rows import TRANSFORMS, Layout, Row, Shape, Transform
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
 
 LAYOUTS: tuple[Layout, ...] = (
     *dit.LAYOUTS,
+    *dig.LAYOUTS,
     *pixart.LAYOUTS,
     *autoencoder.LAYOUTS,
     *t5.LAYOUTS,

@@ -1,8 +1,8 @@
-"""DiT and LiT on class labels: the official layouts and that of diffusers."""
+"""DiT, LiT and CLEAR on class labels: the official layouts and that of diffusers."""
 
 from __future__ import annotations
 
-from lit_jax.config import DiTConfig
+from lit_jax.config import SOFTMAX_MIXERS, DiTConfig
 from lit_jax.weights.tables.rows import Layout, Row, linear
 
 # Everything outside self-attention, facebookresearch/DiT models.py.
@@ -22,6 +22,9 @@ _BACKBONE = (
 
 # One fused projection, rows [q | k | v], each head-major.
 FUSED_SOFTMAX = linear("blocks.{block}.attn.qkv", "blocks/attn/q", "blocks/attn/k", "blocks/attn/v")
+
+# CLEAR: softmax attention, and with pooled tokens their weights (Huage001/CLEAR).
+POOLED = (Row("blocks.{block}.attn.spatial_weight", ("blocks/attn/pool/kernel",), "pool"),)
 
 # LiT, Algorithm 1: separate q, fused [k | v], depth-wise convolution of d filters. `scale` and
 # `positional_encoding` belong to the focused variant.
@@ -78,8 +81,8 @@ LAYOUTS = (
     Layout(
         name="dit",
         config=DiTConfig,
-        holds=lambda config: config.mixer == "softmax",
-        rows=(*_BACKBONE, *FUSED_SOFTMAX),
+        holds=lambda config: config.mixer in SOFTMAX_MIXERS,
+        rows=(*_BACKBONE, *FUSED_SOFTMAX, *POOLED),
         marks=("blocks.0.attn.qkv.weight",),
         lacks=("t_block.1.weight",),
         droppable=POS_EMBED,

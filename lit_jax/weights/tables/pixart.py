@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lit_jax.config import PixArtConfig
-from lit_jax.weights.tables.dit import ALGORITHM_1, FUSED_SOFTMAX, POS_EMBED
+from lit_jax.config import SOFTMAX_MIXERS, PixArtConfig
+from lit_jax.weights.tables.dit import ALGORITHM_1, FUSED_SOFTMAX, POOLED, POS_EMBED
 from lit_jax.weights.tables.rows import Layout, Row, linear, norm
 
 # Everything outside self-attention.
@@ -110,8 +110,8 @@ LAYOUTS = (
     Layout(
         name="pixart",
         config=PixArtConfig,
-        holds=lambda config: config.mixer == "softmax",
-        rows=(*_BACKBONE, *FUSED_SOFTMAX, *_SOFTMAX_OPTIONS),
+        holds=lambda config: config.mixer in SOFTMAX_MIXERS,
+        rows=(*_BACKBONE, *FUSED_SOFTMAX, *POOLED, *_SOFTMAX_OPTIONS),
         marks=("t_block.1.weight", "blocks.0.attn.qkv.weight"),
         droppable=POS_EMBED | _KV_FILTERS,
     ),

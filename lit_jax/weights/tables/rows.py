@@ -78,6 +78,13 @@ TRANSFORMS = {
         to_torch=lambda a, shape: a.transpose(2, 0, 1)[:, None],
         source_shape=lambda shape, config: (shape[2], 1, shape[0], shape[1]),
     ),
+    # CLEAR's weights of pooled tokens, one for batch, heads and channels, between the axes of the
+    # patches: [1, 1, 1, f, 1, f, 1] <-> [f, f].
+    "pool": Transform(
+        to_param=lambda a: a.reshape(a.shape[3], a.shape[5]),
+        to_torch=lambda a, shape: a.reshape(shape),
+        source_shape=lambda shape, config: (1, 1, 1, shape[0], 1, shape[1], 1),
+    ),
 }
 
 

@@ -1,6 +1,7 @@
-"""Which tokens a query hears, for every mixer: the pictures of docs/attention.md.
+"""Which tokens a query hears, for every mixer, and what it costs: the computed parts of
+docs/attention.md.
 
-    python demo/attention_pictures.py docs/images
+    python demo/attention_page.py docs
 
 The modules themselves are asked, with random weights, on a grid of 16 x 16 tokens. A mixer is
 linear in its values up to the output of its heads; so the values are set to 1 at one token and to 0
@@ -9,9 +10,10 @@ at all others, once for every token, and the mean magnitude of what arrives at a
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,27 @@ from flax import nnx  # noqa: E402
 from matplotlib.colors import LogNorm  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from lit_jax.config import DiTConfig  # noqa: E402
+from lit_jax import files  # noqa: E402
+from lit_jax.config import DenoiserConfig, DiGConfig, DiTConfig, KVCompressConfig  # noqa: E402
 from lit_jax.evaluation.images import save_figure  # noqa: E402
+from lit_jax.models import zoo  # noqa: E402
 from lit_jax.models.attention import make_mixer  # noqa: E402
 from lit_jax.models.attention.compressed import SampledCompression  # noqa: E402
+from lit_jax.models.attention.gated import (  # noqa: E402
+    GatedAttention,
+    gated_linear_attention,
+)
+from lit_jax.models.cost_attention import attention_components  # noqa: E402
 from lit_jax.models.layers import sincos_position_table  # noqa: E402
+
+BEGIN, END = "<!-- from lit_jax.models.cost -->", "<!-- end -->"
+SIDES = (256, 512, 1024, 2048)
+"""Pixels of the images in the table of costs, eight times the latents."""
 
 GRID = (16, 16)
 QUERIES = {"centre": (8, 8), "corner": (0, 0)}
 WIDTH, HEADS = 64, 4
-FLOOR = 1e-5
+FLOOR = 1e-4
 """Smaller influences have the colour of the end of the scale; none at all is white."""
 
 
@@ -50,10 +63,13 @@ def tokens(seed: int = 0) -> np.ndarray:
 def new_mixer(**fields: Any) -> Any:
     """A mixer with weights of unit scale, so that queries tell keys apart."""
     options = {"hidden_size": WIDTH, "num_heads": HEADS, "patch_size": 1, "input_size": GRID}
-    mixer = make_mixer(DiTConfig(**options | fields), nnx.Rngs(0))
+    return unit_scale(make_mixer(DiTConfig(**options | fields), nnx.Rngs(0)))
+
+
+def unit_scale(mixer: Any) -> Any:
     for index, projection in enumerate((mixer.q, mixer.k)):
-        draws = np.random.default_rng(index).normal(size=(WIDTH, WIDTH)) / np.sqrt(WIDTH)
-        projection.kernel[...] = jnp.asarray(draws, jnp.float32)
+        draws = np.random.default_rng(index).normal(size=projection.kernel.shape)
+        projection.kernel[...] = jnp.asarray(draws / np.sqrt(WIDTH), jnp.float32)
     return mixer
 
 
@@ -70,6 +86,30 @@ def of_mixer(*rest: Any, **fields: Any) -> Callable[[], np.ndarray]:
     return lambda: influence(new_mixer(**fields), tokens(), *rest)
 
 
+def scan_orders() -> dict[str, np.ndarray]:
+    """Layer of a DiG -> the tokens in the order in which it sees them, [N]."""
+    rows = np.arange(GRID[0] * GRID[1])
+    columns = rows.reshape(GRID).T.ravel()
+    orders = (rows, rows[::-1], columns, columns[::-1])
+    return {f"layer {i}": order for i, order in enumerate(orders)}
+
+
+def gated_influence(order_N: np.ndarray) -> np.ndarray:
+    """[N, N] of one layer of DiG, before the norm and the gate of its heads, which are not linear
+    in the values."""
+    options = {"hidden_size": WIDTH, "num_heads": HEADS, "patch_size": 1, "input_size": GRID}
+    mixer = unit_scale(GatedAttention(DiGConfig(**options), rngs=nnx.Rngs(0)))
+    x_1xNxD = tokens()[:, order_N]
+    N = len(order_N)
+    q, k, a = (f(x_1xNxD).reshape(1, N, HEADS, -1) for f in (mixer.q, mixer.k, mixer.log_decay))
+    q, k, a = (jnp.repeat(array, N, axis=0) for array in (q, k, a))
+    v_NxNxHx1 = jnp.broadcast_to(jnp.eye(N)[:, :, None, None], (N, N, HEADS, 1))
+    out_NxNxHx1, _ = jax.jit(gated_linear_attention)(q, k, v_NxNxHx1, a)
+    seen = np.asarray(jnp.mean(jnp.abs(out_NxNxHx1), axis=(2, 3))).T
+    back = np.argsort(order_N)
+    return seen[back][:, back]
+
+
 PICTURES: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
     "softmax": ("softmax", of_mixer(mixer="softmax")),
     "compressed": (
@@ -82,6 +122,7 @@ PICTURES: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
         "SANA linear\n(heads of 32)",
         of_mixer(mixer="sana", num_heads=2, kernel_size=None, qkv_bias=False),
     ),
+    "gated": ("DiG: gated linear,\none layer", lambda: gated_influence(scan_orders()["layer 0"])),
     "window": ("CLEAR, r = 5", of_mixer(mixer="window", window_size=5)),
     "pooled": (
         "CLEAR, r = 5,\npooled 4 x 4",
@@ -116,14 +157,14 @@ def picture(path: Path, title: str, influence_NxN: np.ndarray) -> None:
     save_figure(path, figure)
 
 
-def overview(path: Path, influences: dict[str, np.ndarray]) -> None:
-    """All mixers side by side, a row per query."""
+def side_by_side(path: Path, influences: Mapping[str, np.ndarray]) -> None:
+    """Several maps, a row per query."""
     figure = Figure(
-        figsize=(1.7 * len(influences), 3.9), dpi=90, facecolor="white", layout="constrained"
+        figsize=(1.7 * len(influences) + 0.8, 3.9), dpi=90, facecolor="white", layout="constrained"
     )
     panels = figure.subplots(len(QUERIES), len(influences))
-    for axes, name in zip(panels[0], influences, strict=True):
-        axes.set_title(PICTURES[name][0], fontsize=9)
+    for axes, title in zip(panels[0], influences, strict=True):
+        axes.set_title(title, fontsize=9)
     for row, (where, query) in zip(panels, QUERIES.items(), strict=True):
         for axes, influence_NxN in zip(row, influences.values(), strict=True):
             image = show(axes, influence_NxN, query)
@@ -132,14 +173,60 @@ def overview(path: Path, influences: dict[str, np.ndarray]) -> None:
     save_figure(path, figure)
 
 
-def main(folder: str) -> None:
+def models() -> dict[str, DenoiserConfig]:
+    """Row of the table of costs -> a network of the width of DiT-S/2."""
+    compressed = KVCompressConfig("conv", scale_factor=2, kv_compress_layer=tuple(range(12)))
+    shape = {"depth": 12, "hidden_size": 384, "num_heads": 6, "patch_size": 2}
+    return {
+        "softmax": zoo.model_config("DiT-S/2"),
+        "softmax, keys and values compressed 2 x 2": zoo.model_config(
+            "PixArt", **shape, kv_compress_config=compressed
+        ),
+        "linear (LiT), 2 heads": zoo.model_config("LiT-S/2"),
+        "focused, 2 heads": zoo.model_config("LiT-S/2", mixer="focused"),
+        "sana, 12 heads": zoo.model_config("LiT-S/2", mixer="sana", num_heads=12, kernel_size=None),
+        "gated (DiG)": zoo.model_config("DiG-S/2"),
+        "window (CLEAR), r = 8": zoo.model_config("CLEAR-S/2"),
+        "window, r = 8, pooled 4 x 4": zoo.model_config("CLEAR-S/2", down_factor=4),
+    }
+
+
+def cost_lines() -> list[str]:
+    """Thousands of MACs per token of one attention layer, from the closed forms."""
+    lines = [
+        "| mixer | " + " | ".join(f"{side} px" for side in SIDES) + " |",
+        "|---|" + "---:|" * len(SIDES),
+    ]
+    for name, model in models().items():
+        cells = []
+        for side in SIDES:
+            sized = dataclasses.replace(model, input_size=side // 8)
+            macs = sum(attention_components(sized).values())
+            cells.append(f"{macs / sized.depth / sized.num_tokens / 1e3:,.0f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def into_page(text: str) -> str:
+    """The page with the table of costs made anew."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return before + BEGIN + "\n\n" + "\n".join(cost_lines()) + "\n\n" + END + after
+
+
+def main(docs: str) -> None:
+    images = Path(docs, "images")
     influences = {}
     for name, (title, compute) in PICTURES.items():
-        influences[name] = compute()
-        picture(Path(folder, f"attention_{name}.png"), title, influences[name])
+        influences[title] = compute()
+        picture(images / f"attention_{name}.png", title, influences[title])
         print(f"attention_{name}.png")
-    overview(Path(folder, "attention_overview.png"), influences)
-    print("attention_overview.png")
+    side_by_side(images / "attention_overview.png", influences)
+    layers = {name: gated_influence(order) for name, order in scan_orders().items()}
+    side_by_side(images / "attention_gated.png", layers)
+    page = Path(docs, "attention.md")
+    files.write_text(page, into_page(page.read_text()))
+    print("attention_overview.png, attention.md")
 
 
 if __name__ == "__main__":
