@@ -25,10 +25,8 @@ import argparse
 import ctypes
 import functools
 import gc
-import json
 import math
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +42,7 @@ from timing import RESULTS, compare, write
 from lit_jax.config import DenoiserConfig
 from lit_jax.models import zoo
 from lit_jax.models.attention import make_mixer
+from lit_jax.models.attention.gated import GatedAttention
 from lit_jax.models.attention.softmax import SoftmaxAttention
 
 PIXELS = 16  # per token and axis
@@ -67,7 +66,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 QUADRATIC = ("softmax", "fused")
 NETWORKS = ("softmax", "fused", "linear", "window r=8", "gated")
 # Pooled tokens of the whole image: 1/16 of softmax, but quadratic.
-FITTED = ("linear", "focused", "sana", "window r=8", "window r=16", "gated")
+FITTED = ("linear", "sana", "window r=8", "window r=16", "gated")
 
 TABLE_SIDES = (16, 32, 64, 128)  # tokens: 256 ... 2048 pixels
 FIT_SIDES = (64, 88, 128, 184, 256)  # 1024 ... 4096 pixels
@@ -110,44 +109,51 @@ def mixer_of(case: str, side: int) -> Any:
     if case == "fused":
         return FUSED[jax.default_backend()](config, rngs=nnx.Rngs(0))
     if case == "gated":
-        from lit_jax.models.attention.gated import GatedAttention
-
         return GatedAttention(config, rngs=nnx.Rngs(0))
     return make_mixer(config, nnx.Rngs(0))
 
 
+def filled(shapes: Any) -> Any:
+    """Parameters at random; initialising them as for training would compile for seconds."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(rng.normal(0, 0.02, leaf.shape), leaf.dtype), shapes
+    )
+
+
+Say = Callable[[str], None]
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A compiled function and its arguments."""
 
 
+def compiled(graphdef: Any, shapes: Any, *inputs: Any) -> Call:
+    """The module called with `inputs`; those that are no arrays are known when it is compiled."""
+    arrays = tuple(value for value in inputs if isinstance(value, jax.Array))
+    others = inputs[len(arrays) :]
+
+    def run(state: Any, *arrays: jax.Array) -> jax.Array:
+        return nnx.merge(graphdef, state)(*arrays, *others)
+
+    arguments = (filled(shapes), *arrays)
+    return jax.jit(run).lower(*arguments).compile(), arguments
+
+
 def module_call(case: str, side: int) -> Call:
     """The mixer on [1, side^2, 384] numbers."""
-    graphdef, state = nnx.split(mixer_of(case, side))
     config = config_of(case, side)
-    shape = (1, side * side, config.hidden_size)
-    x = jax.random.normal(jax.random.key(1), shape, config.dtype)
-
-    def run(state: Any, x: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, state)(x, (side, side))
-
-    return jax.jit(run).lower(state, x).compile(), (state, x)
+    x = jax.random.normal(jax.random.key(1), (1, side * side, config.hidden_size), config.dtype)
+    module = nnx.eval_shape(lambda: mixer_of(case, side))
+    return compiled(*nnx.split(module), x, (side, side))
 
 
 def network_call(case: str, side: int, depth: int) -> Call:
     """The network of `depth` blocks on one latent."""
     config = config_of(case, side, depth)
-    model = zoo.build(config, nnx.Rngs(0))
+    model = nnx.eval_shape(lambda: zoo.build(config, nnx.Rngs(0)))
     if case == "fused":  # the same parameters, another way to attend
         model.blocks.attn.__class__ = FUSED[jax.default_backend()]
-    graphdef, state = nnx.split(model)
     x = jax.random.normal(jax.random.key(1), (1, *config.image_size, config.in_channels))
-    t, label = jnp.full(1, 500), jnp.zeros(1, jnp.int32)
-
-    def run(state: Any, x: jax.Array, t: jax.Array, label: jax.Array) -> jax.Array:
-        return nnx.merge(graphdef, state)(x, t, label)
-
-    arguments = (state, x, t, label)
-    return jax.jit(run).lower(*arguments).compile(), arguments
+    return compiled(*nnx.split(model), x, jnp.full(1, 500), jnp.zeros(1, jnp.int32))
 
 
 def call_of(what: str, case: str, side: int, depth: int) -> Call:
@@ -198,25 +204,29 @@ def memory(what: str, case: str, side: int, depth: int) -> dict[str, float]:
     return {"resident": peak / 2**20, "buffers": buffers / 2**20}
 
 
-def child(job: str, *arguments: Any) -> Any:
-    """Runs a function of CHILDREN in a process of its own and returns what it returned."""
-    command = [sys.executable, __file__, "--child", json.dumps([job, *arguments])]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{job} {arguments} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+def child(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What `function` returns in a process of its own, which is forked off before jax has started
+    any thread, so that it need not import everything again."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def run() -> None:
+        sender.send(function(*arguments))
+
+    process = context.Process(target=run)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError:
+        raise SystemExit(f"{function.__name__}{arguments} ended without a result") from None
+    finally:
+        process.join()
 
 
-CHILDREN: dict[str, Callable[..., Any]] = {
-    "timed": timed,
-    "timed_over_sides": timed_over_sides,
-    "memory": memory,
-}
-
-
-def enough_memory() -> bool:
+def enough_memory(platform: str) -> bool:
     """Whether naive softmax at the largest size fits in what is free now."""
-    if jax.default_backend() != "cpu":
+    if platform != "cpu":
         return True
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable"):
@@ -225,23 +235,21 @@ def enough_memory() -> bool:
 
 
 def measure(
-    what: str, sides: list[int], cases: list[str], depth: int, began: float
+    what: str, sides: list[int], cases: list[str], depth: int, platform: str, say: Say
 ) -> list[dict[str, Any]]:
     """A row per resolution and case: time, both kinds of memory."""
     rows = []
     for side in sides:
-        present = [c for c in cases if c != "softmax" or side < 128 or enough_memory()]
+        present = [c for c in cases if c != "softmax" or side < 128 or enough_memory(platform)]
         if present != cases:
-            print(f"less than {NAIVE_BYTES >> 30} GiB are free: no naive softmax at {side} tokens")
-        times = child("timed", what, side, present, depth)
+            say(f"less than {NAIVE_BYTES >> 30} GiB are free: no naive softmax at {side} tokens")
+        times = child(timed, what, side, present, depth)
         for case in present:
             row = {"what": what, "pixels": str(side * PIXELS), "case": case}
-            row |= {"ms": times[case]} | child("memory", what, case, side, depth)
+            row |= {"ms": times[case]} | child(memory, what, case, side, depth)
             rows.append(row)
         done = ", ".join(f"{case} {times[case]:.4g} ms" for case in present)
-        print(
-            f"[{time.perf_counter() - began:.0f} s] {what} {side * PIXELS} px: {done}", flush=True
-        )
+        say(f"{what} {side * PIXELS} px: {done}")
     return rows
 
 
@@ -280,41 +288,42 @@ def main() -> None:
     parser.add_argument("--up_to", type=int, default=4096, help="largest side in pixels")
     parser.add_argument("--depth", type=int, default=0, help="blocks of the networks")
     parser.add_argument("--cases", default=",".join(CASES), help="with commas in between")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.child:
-        job, *arguments = json.loads(given.child)
-        print(json.dumps(CHILDREN[job](*arguments)))
-        return
     began = time.perf_counter()
-    depth = given.depth or (1 if jax.default_backend() == "cpu" else 12)
-    cases = [case for case in given.cases.split(",")]
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - began:.0f} s] {text}", flush=True)
+
+    platform = child(jax.default_backend)
+    depth = given.depth or (1 if platform == "cpu" else 12)
+    cases = given.cases.split(",")
     sides = [side for side in TABLE_SIDES if side * PIXELS <= given.up_to]
     fit_sides = [side for side in FIT_SIDES if side * PIXELS <= given.up_to]
     over_sides: dict[str, dict[str, float]] = {}
-    for case in (case for case in cases if case in FITTED and len(fit_sides) > 1):
-        over_sides |= child("timed_over_sides", [case], fit_sides)
-        print(f"[{time.perf_counter() - began:.0f} s] {case}: {over_sides[case]}", flush=True)
+    for case in cases:
+        if case in FITTED and len(fit_sides) > 1:
+            over_sides |= child(timed_over_sides, [case], fit_sides)
+            say(f"{case}, by side in tokens: {over_sides[case]}")
     fits = {case: exponent(times) for case, times in over_sides.items()}
     networks = [case for case in cases if case in NETWORKS]
-    rows = measure("network", sides, networks, depth, began)
-    rows += measure("module", sides, cases, depth, began)
+    rows = measure("network", sides, networks, depth, platform, say)
+    rows += measure("module", sides, cases, depth, platform, say)
     found = checks(rows, fits)
     about = {
         "units": "ms: median of calls in turns; resident, buffers: MiB beyond the arguments",
-        "dtype": "float32" if jax.default_backend() == "cpu" else "bfloat16",
-        "fused": FUSED[jax.default_backend()].__name__,
+        "dtype": "float32" if platform == "cpu" else "bfloat16",
+        "fused": FUSED[platform].__name__,
         "blocks_of_networks": depth,
         "milliseconds_by_side_in_tokens": over_sides,
         "exponents": fits,
         "checks": found,
     }
     write("attention", rows, about)
-    plot(RESULTS / f"attention_{jax.default_backend()}.json")
+    plot(RESULTS / f"attention_{platform}.json")
     for name, one in found.items():
         verdict = "yes" if one["holds"] else "NO"
         print(f"{verdict:>4}  {name}: {one['measured']:.3g} (limit {one['limit']:.3g})")
-    print(f"{time.perf_counter() - began:.0f} s")
+    say("done")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ and how far the two results are apart. Virtual devices share the cores, so that 
 the split costs, not what eight machines would gain. The position table is left out: the models hold
 it whole on every device (403 MB here).
 
-Writes `benchmarks/results/token_parallel_<platform>.json`. Needs about 6 GB of memory.
+Writes `benchmarks/results/token_parallel_<platform>.json`. Needs about 8 GB of memory.
 """
 
 from __future__ import annotations

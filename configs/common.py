@@ -125,3 +125,39 @@ def lit(size: str, heads: int, side: int = 256) -> ConfigDict:
 def model_folder(size: str, *rest: str) -> str:
     """Where a DiT that a student starts from or learns from is expected: models/DiT-S-2-800K."""
     return "models/" + "-".join(["DiT", size.replace("/", "-"), *rest])
+
+
+def clear(config: ConfigDict, window: str) -> None:
+    """CLEAR's recipe for a student on its teacher's weights: attention in circles, everything
+    inherited, only the projections of self-attention trained, and the loss
+
+        L_simple + 0.5 L_noise + 0.5 L_attention (the layers 0, 4, 8, ...)
+
+    with AdamW at 1e-4, weight decay 1e-4, clipped at norm 1, 10K steps of 32 examples that the
+    teacher drew itself. `inherit.source` and `distill.teacher` are the caller's.
+
+    window: "r8" or "r8-f4", radius in tokens and, with far tokens, side of the patches that are
+    pooled. AdamW is the alternative of CLEAR's script to Prodigy. lambda_2 is 0: CLEAR's loss has
+    no such term, and the diffusion loss trains the variance as it is. CLEAR keeps no moving
+    average; that of 0.999 forgets the start within a run of this length. Examples that a model
+    drew are never mirrored.
+    """
+    radius, _, factor = window.partition("-")
+    config.model.overrides.window_size = int(radius.removeprefix("r"))
+    config.inherit.policy = "all"
+    if factor:  # the weights of the pooled tokens are new
+        config.model.overrides.down_factor = int(factor.removeprefix("f"))
+        config.inherit.reinitialise = ("^blocks/attn/pool/",)
+    config.inherit.freeze = (r"^(?!blocks/attn/(q|k|v|out|pool)/)",)
+    config.distill.noise_weight = 0.5
+    config.distill.variance_weight = 0.0
+    config.distill.attention_weight = 0.5
+    config.distill.attention_every = 4
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.clip_norm = 1.0
+    config.batch_size = 32
+    config.total_steps = 10_000
+    config.checkpoint_every = 1_000
+    config.data.flip = False
+    config.ema.decay = 0.999

@@ -1,9 +1,10 @@
 """Every published row that an experiment file stands for.
 
 Numbers are those of the papers, as they print them: LiT, Tables 1-7 with the supplement's Tables
-11-14 (IS, precision, recall), and the DiT paper's models after 400K steps. `ours` is what this
-project measured; it stays empty until somebody runs the row. `configs/reproduce.py` makes
-docs/reproduce.md and the tables in the docstrings of this folder from here.
+11-14 (IS, precision, recall), and the DiT paper's models after 400K steps. Rows without scores are
+in no paper. `ours` is what this project measured; it stays empty until somebody runs the row.
+`configs/reproduce.py` makes docs/reproduce.md and the tables in the docstrings of this folder from
+here.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ TABLES = {
     "3": "Inheritance, LiT-S/2 (LiT, Tables 3 and 13)",
     "4": "Distillation, LiT-S/2: teacher, lambda_1, lambda_2 (LiT, Tables 4 and 14)",
     "5": "The recipe at every size (LiT, Table 5)",
+    "DiG": "Gated linear attention, from scratch (LiT, Table 5)",
+    "CLEAR": "CLEAR: circular windows, students of the softmax model of their size (no published"
+    " numbers)",
     "6": "256 x 256 (LiT, Table 6)",
     "7": "512 x 512 (LiT, Table 7)",
     "DiT": "Baselines (DiT paper, 400K steps)",
@@ -148,6 +152,41 @@ ROWS: tuple[Row, ...] = (
         LiT-B/2               | lit_imagenet256:B/2                       | 29.55 50.57 .557 .645
         LiT-L/2               | lit_imagenet256:L/2                       | 13.73 90.53 .656 .650
         LiT-XL/2              | lit_imagenet256:XL/2                      | 10.67 110.95 .668 .667
+        """,
+    ),
+    *_rows(
+        "DiG",
+        """
+        DiG-S/2               | dig_imagenet256:S/2                       | 62.06 22.81 .39 .56
+        DiG-B/2               | dig_imagenet256:B/2                       | 39.50 37.21 .51 .63
+        DiG-L/2               | dig_imagenet256:L/2                       | 22.90 59.87 .60 .64
+        DiG-XL/2              | dig_imagenet256:XL/2                      | 18.53 68.53 .63 .64
+        """,
+    ),
+    *_rows(
+        "CLEAR",
+        """
+        S/2, r = 8                | clear_imagenet256:S/2               |
+        S/2, r = 4                | clear_imagenet256:S/2-r4            |
+        S/2, r = 8, f = 4         | clear_imagenet256:S/2-r8-f4         |
+        S/2, r = 4, f = 4         | clear_imagenet256:S/2-r4-f4         |
+        B/2, r = 8                | clear_imagenet256:B/2               |
+        B/2, r = 4                | clear_imagenet256:B/2-r4            |
+        B/2, r = 8, f = 4         | clear_imagenet256:B/2-r8-f4         |
+        B/2, r = 4, f = 4         | clear_imagenet256:B/2-r4-f4         |
+        L/2, r = 8                | clear_imagenet256:L/2               |
+        L/2, r = 4                | clear_imagenet256:L/2-r4            |
+        L/2, r = 8, f = 4         | clear_imagenet256:L/2-r8-f4         |
+        L/2, r = 4, f = 4         | clear_imagenet256:L/2-r4-f4         |
+        XL/2, r = 8               | clear_imagenet256:XL/2              |
+        XL/2, r = 4               | clear_imagenet256:XL/2-r4           |
+        XL/2, r = 8, f = 4        | clear_imagenet256:XL/2-r8-f4        |
+        XL/2, r = 4, f = 4        | clear_imagenet256:XL/2-r4-f4        |
+        512 px XL/2, r = 8        | clear_imagenet512:XL/2              |
+        512 px XL/2, r = 4        | clear_imagenet512:XL/2-r4           |
+        512 px XL/2, r = 16       | clear_imagenet512:XL/2-r16          |
+        512 px XL/2, r = 8, f = 4 | clear_imagenet512:XL/2-r8-f4        |
+        512 px XL/2, r = 4, f = 4 | clear_imagenet512:XL/2-r4-f4        |
         """,
     ),
     *_rows(

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from configs.published import ROWS, TABLES, Row
-from lit_jax.config import DiTConfig, TrainConfig, from_mapping
+from lit_jax.config import DiTConfig, LabelledConfig, TrainConfig, from_mapping
 from lit_jax.models import zoo
 from lit_jax.models.cost import forward_macs, train_step_flops
 
@@ -37,9 +37,9 @@ def build(config: str) -> TrainConfig:
     return from_mapping(TrainConfig, module.get_config(argument).to_dict())
 
 
-def student_config(config: TrainConfig) -> DiTConfig:
+def student_config(config: TrainConfig) -> LabelledConfig:
     found = zoo.model_config(config.model.name, **config.model.overrides)
-    assert isinstance(found, DiTConfig), config.model.name
+    assert isinstance(found, LabelledConfig), config.model.name
     return found
 
 
@@ -153,7 +153,8 @@ INTRODUCTION = """\
 
 Every row of the LiT paper's Tables 1-7 is one command. *paper* is what the paper printed; *ours* is
 empty where this project has not run the row, and it has run none at this scale. What does run here
-is a miniature of Tables 1-4: [roadmap.md](roadmap.md). The rows of DiG in Table 5 are not here.
+is a miniature of Tables 1-4 and of LiT's siblings: [roadmap.md](roadmap.md). Rows without numbers
+are in no paper.
 
 This page is printed by `python -m configs.reproduce` from the rows in `configs/published.py`.
 
@@ -196,6 +197,18 @@ weights themselves:
 cp -r models/DiT-S-2-400K models/DiT-S-2-400K-model
 python -m lit_jax train --config configs/dit_imagenet256.py:S/2-800K \\
     --workdir models/DiT-S-2-400K-model --config.total_steps=400001 --config.ema.decay=0
+```
+
+Students of CLEAR learn from examples that their teacher draws; for 512 x 512 the same with
+`:imagenet512` and `data/imagenet512_drawn`:
+
+```
+python -m lit_jax self_generate --config configs/self_generate.py:imagenet256 \\
+    --out data/imagenet256_drawn
+for SIZE in S B L; do
+    python -m lit_jax self_generate --config configs/self_generate.py:imagenet256 \\
+        --config.model=models/DiT-$SIZE-2-800K --out data/imagenet256_drawn_$SIZE-2
+done
 ```
 
 ## One row

@@ -2,6 +2,8 @@
 
     python -m lit_jax self_generate --config configs/self_generate.py:imagenet256 \\
         --out data/imagenet256_drawn
+    python -m lit_jax self_generate --config configs/self_generate.py:t2i \\
+        --config.prompt_file=prompts.txt --out data/t2i1024_drawn
 
     argument     teacher                       sampler         guidance  evaluations per example
     imagenet256  models/DiT-XL-2               250 steps DDPM         1                      250

@@ -1,4 +1,4 @@
-"""The LiT paper's Tables 1-4 in miniature, on a CPU, in about an hour: `make roadmap`.
+"""The LiT paper's Tables 1-4 in miniature, and LiT's siblings, on a CPU: `make roadmap`.
 
 Every row of `configs/digits_roadmap.py` is trained and sampled over several seeds with the same
 jobs as everywhere else, one run per core; then the tables, a plot and the comparison with the paper

@@ -215,16 +215,14 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
     """A panel per table: FDD of every seed and its mean, the paper's FID on the right axis."""
     tables = {row["table"] for row in report["rows"].values()}
     figure = Figure(figsize=(13, 15), dpi=100, facecolor="white", layout="constrained")
-    panels = list(figure.subplots(3, 2).flat)
+    cells = figure.add_gridspec(3, 2)
+    places = (cells[0, 0], cells[0, 1], cells[1, 0], cells[1, 1], cells[2, :])
     handles: dict[str, Any] = {}
-    for (table, title), axes in zip(TITLES.items(), panels[: len(TITLES)], strict=True):
+    for (table, title), place in zip(TITLES.items(), places, strict=True):
         if table in tables:
             rows = [row for row in report["rows"].values() if row["table"] == table]
+            axes = figure.add_subplot(place)
             handles |= {handle.get_label(): handle for handle in panel(axes, title, rows)}
-        else:
-            axes.set_axis_off()
-    for axes in panels[len(TITLES) :]:
-        axes.set_axis_off()
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
     images.save_figure(path, figure)
 

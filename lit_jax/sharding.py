@@ -38,7 +38,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)(x_embedder/kernel|(y_embedder|shared)/embedding)$", (None, "fsdp")),
     # Whole on every device: vectors, filters of one channel, and what is small in any network.
     (r"(^|/)(bias|scale|scale_shift_table)$", ()),
-    (r"(^|/)(dwc|blocks/attn/gk/up|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
+    (r"(^|/)(dwc|attn/(pool|gk/up)|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
     (r"(^|/)(attn/position|relative_bias/embedding|y_embedder/null_caption)$", ()),
     # Second moments of CAME: rows and columns of matrices, and vectors.
     (r"(^|/)second/[^/]+(/(residual_)?(row|column))?$", ()),

@@ -1,78 +1,43 @@
-"""Every experiment file, with every argument it takes, is one that can be run; the published rows
-and what is said about them fit the configs."""
+"""Every experiment file, with every argument it takes, is one that can be run."""
 
 from __future__ import annotations
 
-import importlib
-import re
-from pathlib import Path
+import dataclasses
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
+from config_cases import (
+    ARGUMENTS,
+    CASES,
+    CLEAR,
+    DRAWN,
+    ENCODE,
+    IMAGENET,
+    NOT_EXPERIMENTS,
+    ROOT,
+    TEXT,
+    build,
+    module,
+)
 
-from configs import common, reproduce
-from configs.digits_roadmap import ROWS as MINIATURE
-from configs.published import ROWS, TABLES
-from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping
+from configs import reproduce
+from lit_jax.config import EncodeConfig, PixArtConfig, from_mapping
+from lit_jax.config.self_generate import SelfGenerateConfig
 from lit_jax.diffusion.gaussian import create_process
-from lit_jax.inheritance import POLICIES
-from lit_jax.jobs.command_line import JOB_FLAGS
+from lit_jax.inheritance import POLICIES, inherited_paths
+from lit_jax.jobs.drawing import Protocol
+from lit_jax.jobs.text_drawing import TextProtocol
 from lit_jax.models import zoo
 from lit_jax.objectives import hybrid_objective
-from lit_jax.training.optimizer import OPTIMIZERS, SCHEDULES, learning_rate
-
-ROOT = Path(__file__).resolve().parents[1]
-
-# Not experiments: what the files share, the published rows and the pages made from them.
-NOT_EXPERIMENTS = {"common", "published", "reproduce"}
-
-# File -> its arguments, () where it takes none. A new file needs a row.
-IMAGENET = (
-    "dit_imagenet256",
-    "dit_imagenet512",
-    "lit_imagenet256",
-    "lit_imagenet512",
-    "lit_ablation_attention",
-    "lit_ablation_heads",
-    "lit_ablation_inheritance",
-    "lit_ablation_distillation",
-)
-DIGITS: dict[str, tuple[str, ...]] = {
-    "digits_teacher": (),
-    "digits_lit": ("distilled", "inherited", "scratch"),
-    "digits_roadmap": ("source", *(name for name, row in MINIATURE.items() if not row.same_as)),
-}
-TEXT: dict[str, tuple[str, ...]] = {
-    "lit_t2i": ("512", "1024"),
-    "shapes_teacher": (),
-    "shapes_lit": ("distilled", "inherited", "scratch"),
-}
-ENCODE: dict[str, tuple[str, ...]] = {
-    "encode_folder": ("classes", "images", "captions"),
-    "encode_imagenet": ("256", "512"),
-    "encode_t2i": ("512", "1024"),
-    "shapes_encode": (),
-}
-
-
-def module(name: str) -> Any:
-    return importlib.import_module(f"configs.{name}")
-
-
-ARGUMENTS: dict[str, tuple[str, ...]] = (
-    DIGITS | TEXT | {name: module(name).ARGUMENTS for name in IMAGENET}
-)
-CASES = [(name, argument) for name, row in ARGUMENTS.items() for argument in row or (None,)]
-
-
-def build(name: str, argument: str | None) -> TrainConfig:
-    chosen = () if argument is None else (argument,)
-    return from_mapping(TrainConfig, module(name).get_config(*chosen).to_dict())
+from lit_jax.sharding import path_string
+from lit_jax.training.optimizer import OPTIMIZERS, SCHEDULES, frozen_mask, learning_rate
 
 
 def test_every_file_has_a_row() -> None:
     files = {path.stem for path in (ROOT / "configs").glob("*.py")} - NOT_EXPERIMENTS
-    assert files == set(ARGUMENTS) | set(ENCODE)
+    assert files == set(ARGUMENTS) | set(ENCODE) | set(DRAWN)
 
 
 @pytest.mark.parametrize("name, argument", CASES)
@@ -94,7 +59,7 @@ def test_config_builds(name: str, argument: str | None) -> None:
         assert isinstance(model, PixArtConfig) and not config.data.flip
         assert config.optimizer.name in OPTIMIZERS
         assert config.data.caption_weights == (0.6, 0.4)
-    else:
+    elif name not in CLEAR:
         assert (model.image_size, model.in_channels, model.num_classes) == ((8, 8), 1, 10)
 
 
@@ -108,11 +73,27 @@ def test_encode_config_builds(name: str) -> None:
     assert len(set(map(repr, built))) == len(built)
 
 
-@pytest.mark.parametrize("name", [name for name, row in (ARGUMENTS | ENCODE).items() if row])
+@pytest.mark.parametrize("name", DRAWN)
+def test_self_generate_config_builds(name: str) -> None:
+    """Every teacher is drawn by the protocol of its kind, at the cost that the table gives."""
+    for argument in DRAWN[name]:
+        settings = module(name).get_config(argument).to_dict()
+        config = from_mapping(SelfGenerateConfig, settings)
+        protocol = TextProtocol if config.text.encoder else Protocol
+        drawn = protocol(config.sampler, config.steps, config.cfg_scale, config.cfg_channels)
+        rows = [line.split() for line in module(name).__doc__.splitlines()]
+        (row,) = [row for row in rows if row[:1] == [argument]]
+        assert row[1] == config.model
+        assert row[-2:] == [f"{config.cfg_scale:g}", str(drawn.function_evaluations())]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in (ARGUMENTS | ENCODE | DRAWN).items() if row]
+)
 def test_wrong_argument_lists_the_known_ones(name: str) -> None:
     with pytest.raises(ValueError, match="'nonsense' is not one of") as error:
         module(name).get_config("nonsense")
-    assert all(argument in str(error.value) for argument in (ARGUMENTS | ENCODE)[name])
+    assert all(argument in str(error.value) for argument in (ARGUMENTS | ENCODE | DRAWN)[name])
     module(name).get_config()  # without an argument there is a default
 
 
@@ -186,11 +167,64 @@ def test_stages_of_text_to_image() -> None:
     assert (second.source, second.policy) == ("runs/lit_t2i_512", "all")
 
 
+@pytest.mark.parametrize("name", CLEAR)
+def test_students_of_clear(name: str) -> None:
+    """CLEAR, sections 3 and 4, on a teacher of these models: its weights are taken over, all of
+    them, and only the attention is trained, on what the teacher drew."""
+    rows = {line.split()[0]: line.split() for line in module(name).__doc__.splitlines() if line}
+    for argument in ARGUMENTS[name]:
+        config = build(name, argument)
+        student = zoo.model_config(config.model.name, **config.model.overrides)
+        assert student.mixer == "window"
+        teacher = dataclasses.replace(student, mixer="softmax", down_factor=None)
+        shapes = zoo.abstract_params(student), zoo.abstract_params(teacher)
+        inherit, distill = config.inherit, config.distill
+        assert inherit.source == distill.teacher
+        paths = inherited_paths(
+            student, shapes[0], teacher, shapes[1], inherit.policy, inherit.reinitialise
+        )
+        frozen = frozen_mask(shapes[0], inherit.freeze)
+        leaves = jax.tree_util.tree_leaves_with_path(frozen)
+        trained = [path_string(path) for path, is_frozen in leaves if not is_frozen]
+        projections = [f"blocks/attn/{n}/{p}" for n in "kqv" for p in ("bias", "kernel")]
+        projections += ["blocks/attn/out/bias", "blocks/attn/out/kernel"]
+        new = ["blocks/attn/pool/kernel"] if student.down_factor else []
+        assert sorted(trained) == sorted(projections + new)
+        assert len(paths) + len(new) == len(leaves)
+        weights = (distill.noise_weight, distill.attention_weight, distill.attention_every)
+        assert weights == (0.5, 0.5, 4)
+        adamw = config.optimizer
+        assert (adamw.learning_rate, adamw.weight_decay, adamw.clip_norm) == (1e-4, 1e-4, 1)
+        assert (config.total_steps, config.batch_size, config.data.flip) == (10_000, 32, False)
+        drawn, _, _ = config.data.name.partition("_drawn")
+        assert f"--out data/{drawn}_drawn" in module(name).__doc__
+        # The table of the file: radius, side of the patches, mean number of keys.
+        size, _, window = argument.partition("-")
+        row = rows[argument if argument in rows else f"SIZE-{window}"]
+        R, C = student.grid
+        y, x = np.arange(1 - R, R)[:, None], np.arange(1 - C, C)
+        inside = y**2 + x**2 < student.window_size**2
+        keys = np.sum(inside * (R - abs(y)) * (C - abs(x))) / (R * C)
+        factor, text = student.down_factor, f"{keys:.0f}"
+        pooled = [f"{factor}", "x", f"{factor}"] if factor else ["-"]
+        far = ["+", f"{R * C // factor**2}"] if factor else []
+        expected = ["10K", "32", f"{student.window_size}", *pooled, text, *far]
+        assert row[1 : 1 + len(expected)] == expected
+
+
 def test_ablations_change_what_they_are_about() -> None:
     focused = reproduce.student_config(build("lit_ablation_attention", "B/2-focused_gelu"))
     assert (focused.mixer, focused.kernel_fn, focused.num_heads) == ("focused", "gelu", 12)
     plain = reproduce.student_config(build("lit_ablation_attention", "S/2-relu"))
     assert (plain.mixer, plain.kernel_size, plain.num_heads) == ("linear", None, 6)
+    sana = reproduce.student_config(build("lit_ablation_attention", "B/2-sana"))
+    assert (sana.mixer, sana.kernel_size, sana.qkv_bias) == ("sana", None, False)
+    assert sana.hidden_size // sana.num_heads == 32
+    gated = reproduce.student_config(build("dig_imagenet256", "XL/2"))
+    assert (gated.family, gated.mixer, gated.num_heads) == ("DiG", "gated", 18)
+    window = reproduce.student_config(build("lit_ablation_attention", "S/2-window"))
+    assert (window.family, window.mixer, window.window_size) == ("CLEAR", "window", 8)
+    assert window.num_heads == 6
     assert reproduce.student_config(build("lit_ablation_heads", "XL/2-16")).num_heads == 16
     inherited = build("lit_ablation_inheritance", "600K+kv").inherit
     assert (inherited.source, inherited.policy) == ("models/DiT-S-2-600K", "kv")
@@ -208,91 +242,3 @@ def test_students_of_the_demo_differ_in_the_recipe_only() -> None:
         assert (bool(source), bool(teacher)) == (argument != "scratch", argument == "distilled")
         rows.append(config)
     assert rows[0] == rows[1] == rows[2]
-
-
-@pytest.mark.parametrize("table", (1, 2, 3, 4))
-def test_rows_of_the_miniature_differ_in_what_their_table_is_about(table: int) -> None:
-    about = {
-        1: ("model.overrides.mixer", "model.overrides.kernel_size", "model.overrides.kernel_fn"),
-        2: ("model.overrides.num_heads",),
-        3: ("inherit.source", "inherit.policy"),
-        4: ("distill.teacher", "distill.noise_weight", "distill.variance_weight"),
-    }[table]
-    rest = []
-    for name, row in MINIATURE.items():
-        if row.table == table:
-            config = module("digits_roadmap").get_config(row.same_as or name)
-            for key in about:
-                group, _, last = key.rpartition(".")
-                target = config
-                for part in group.split("."):
-                    target = target[part]
-                del target[last]
-            rest.append(config.to_dict())
-    assert len(rest) > 4
-    assert all(config == rest[0] for config in rest)
-
-
-def test_every_argument_is_a_published_row() -> None:
-    named = {row.config for row in ROWS}
-    assert named == {f"{name}:{argument}" for name in IMAGENET for argument in ARGUMENTS[name]}
-    assert {row.table for row in ROWS} == set(TABLES)
-    for row in ROWS:
-        scores = [float(score) for score in row.scores.split()]
-        assert len(scores) in (0, 1, 4)
-        assert all(0 < share < 1 for share in scores[2:])
-    known = {(row.table, row.config, row.cfg): row.scores for row in ROWS}
-    assert known["6", "lit_imagenet256:XL/2-1.4M", 1.5] == "2.32 265.20 .824 .574"
-    assert known["1", "lit_ablation_attention:S/2-relu", 1.0].startswith("88.46")
-
-
-def test_the_miniature_quotes_the_same_numbers() -> None:
-    """FID of its rows are those of LiT-S/2 in the tables."""
-    published = {row.scores.split()[0] for row in ROWS if row.scores}
-    assert {f"{row.fid:.2f}" for row in MINIATURE.values()} <= published
-
-
-@pytest.mark.parametrize("name", IMAGENET)
-def test_docstring_holds_the_published_numbers_and_hours(name: str) -> None:
-    table = reproduce.docstring_table(name)
-    assert table in module(name).__doc__, f"paste: python -m configs.reproduce {name}"
-
-
-def test_page_is_current() -> None:
-    written = (ROOT / "docs" / "reproduce.md").read_text()
-    remedy = "run: python -m configs.reproduce > docs/reproduce.md"
-    assert written == reproduce.page(), remedy
-
-
-def test_commands_of_the_page_use_flags_and_configs_that_exist() -> None:
-    text = reproduce.INTRODUCTION.replace("\\\n", " ")
-    commands = re.findall(r"python -m lit_jax (\w+)(.*)", text)
-    assert {job for job, _ in commands} == {"encode", "train", "sample", "evaluate"}
-    for job, rest in commands:
-        known = {row[1] for row in JOB_FLAGS[job]}
-        assert set(re.findall(r"--(\w+)", rest)) <= known
-        for key in re.findall(r"--config\.([\w.]+)=", rest):
-            assert key in ("total_steps", "ema.decay")
-    for file, argument in re.findall(r"(\w+)\.py:([\w/.+-]+)", text):
-        assert argument in (ARGUMENTS | ENCODE)[file]
-
-
-def test_cost_of_the_largest_run() -> None:
-    """DiT-XL/2 takes 118.64 GMACs at 256 px (DiT paper); the student, less in attention, three
-    times as much in training, and the teacher once."""
-    config = reproduce.build("lit_imagenet256:XL/2-1.4M")
-    teacher = reproduce.teacher_config(config)
-    assert teacher is not None and teacher.mixer == "softmax" and teacher.hidden_size == 1152
-    upper = 4 * 2 * 118.64e9 * 256 * 1_400_000 / (0.4 * 989e12) / 3600
-    assert 0.97 * upper < reproduce.training_hours(config) < 1.03 * upper
-    assert reproduce.sampling_hours(config, 1.5) == 2 * reproduce.sampling_hours(config, 1.0)
-    other = reproduce.teacher_config(reproduce.build("lit_ablation_distillation:S/2-0.1-0"))
-    assert other is not None and other.hidden_size == 384
-    large = reproduce.teacher_config(reproduce.build("lit_imagenet512:XL/2"))
-    assert large is not None and large.input_size == 64
-
-
-def test_steps_as_the_papers_write_them() -> None:
-    assert common.steps_of("400K") == 400_000
-    assert common.steps_of("1.4M") == 1_400_000
-    assert reproduce.steps_text(1_400_000) == "1.4M"

@@ -187,6 +187,27 @@ def test_sample_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+SELF_GENERATE: dict[str, tuple[list[str], str]] = {
+    "key": (["--config.num_sampels=3"], 'Did you mean "num_samples"'),
+    "argument": (["--config=configs/self_generate.py:imagenet"], "'imagenet' is not one of"),
+    "count": (["--config.num_samples=0"], "num_samples is 0; it must be an integer of at least 1"),
+    "model": (["--config.model=nowhere"], "nowhere is not a model folder"),
+    "another network": (["--config.model={vae}"], "a denoiser such as a DiT is needed"),
+    "prompts": (["--config.model={pixart}", "--config.vae={vae}"], "with one prompt per line"),
+}
+
+
+@pytest.mark.parametrize("case", SELF_GENERATE)
+def test_self_generate_refuses(
+    monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    arguments, named = SELF_GENERATE[case]
+    arguments = [argument.format(**models) for argument in arguments]
+    flags = ["--config=configs/self_generate.py:digits", f"--out={tmp_path / 'out'}", *arguments]
+    assert named in call(monkeypatch, "self_generate", flags)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("case", ENCODE)
 def test_encode_refuses(
     monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path, case: str
@@ -229,7 +250,7 @@ def test_unknown_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in ([], ["train"], ["sample"], ["encode"], ["evaluate"], ["generate"]):
+    for arguments in ([], *([job] for job in command_line.JOB_FLAGS)):
         monkeypatch.setattr(sys, "argv", ["lit_jax", *arguments, "--help"])
         with pytest.raises(SystemExit) as end:
             door.main()
@@ -245,7 +266,7 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_jax.jobs import encode, sample, train
+    from lit_jax.jobs import encode, sample, self_generate, train
 
     drawn = sample.sample
     calls: list[tuple[Any, ...]] = []
@@ -255,12 +276,13 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = "--model=m --out=o --num_samples=7 --sampler=ddim --steps=ddim9 --cfg_scale=2.5"
     flags += " --cfg_channels=all --cfg_interval=5,70 --labels=3,1 --batch_size=6 --seed=4"
     flags += " --label_policy=uniform --vae=v --save_latents --dtype=bfloat16 --shard_size=9"
-    flags += " --decode_batch_size=2 --sequence=2"
+    flags += " --decode_batch_size=2 --sequence=2 --window_size=6 --down_factor=3"
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()])
     door.main()
     protocol = sample.Protocol("ddim", "ddim9", 2.5, "all", (5.0, 70.0), 4)
     named = {"label_policy": "uniform", "vae": "v", "save_latents": True, "dtype": "bfloat16"}
     named |= {"shard_size": 9, "decode_batch_size": 2, "sequence": 2}
+    named |= {"window_size": 6, "down_factor": 3}
     assert calls.pop() == ("m", "o", 7, protocol, (3, 1), 6, named)
 
     monkeypatch.setattr(sys, "argv", ["lit_jax", "sample", *flags.split()[:3]])
@@ -282,6 +304,13 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
     door.main()
     config, out = calls.pop()
     assert (out, config.resolution, config.source.split) == ("o", 512, "validation")
+
+    monkeypatch.setattr(self_generate, "self_generate", lambda *given: calls.append(given))
+    flags = "--config=configs/self_generate.py:t2i --out=o --config.prompt_file=p"
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "self_generate", *flags.split()])
+    door.main()
+    config, out = calls.pop()
+    assert (out, config.prompt_file, config.cfg_scale, config.steps) == ("o", "p", 4.5, "20")
 
 
 def test_flags_reach_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
     **{f"DiT {mixer}": ("DiT-XL/2", {"mixer": mixer}, 0.98) for mixer in MIXERS},
     "DiT without labels": ("DiT-S/2", {"num_classes": 0}, 0.98),
     "LiT": ("LiT-XL/2", {}, 0.98),
+    "DiG": ("DiG-XL/2", {"skip": True}, 0.98),
     "PixArt": (
         "PixArt-Sigma-XL/2",
         {"qk_norm": True, "micro_condition": True, "kv_compress_config": COMPRESSION},
@@ -222,6 +223,18 @@ def test_mesh_sizes() -> None:
     ):
         with pytest.raises(ValueError, match=named):
             sharding.make_mesh(config)
+
+
+def test_devices_that_share_an_image_are_neighbours() -> None:
+    shared = sharding.make_mesh(MeshConfig(2, -1), sequence=2)
+    assert dict(shared.shape) == {"data": 2, "fsdp": 2, "sequence": 2}
+    numbers = [device.id for device in shared.devices.ravel()]
+    assert numbers == [device.id for device in jax.devices()]
+    assert sharding.batch_devices(shared) == 4 and sharding.batch_devices(mesh(2, 4)) == 8
+    # Training keeps its two axes.
+    assert sharding.make_mesh(MeshConfig(2, -1), sequence=1) == mesh(2, 4)
+    with pytest.raises(ValueError, match="sequence 3 does not divide 8 devices"):
+        sharding.make_mesh(MeshConfig(), sequence=3)
 
 
 def test_batch_is_split_over_all_devices() -> None:

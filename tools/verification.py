@@ -119,6 +119,7 @@ def _inception(model: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 FLAX_OUTPUTS = {
     "DiT": _dit,
+    "DiG": _dit,
     "PixArt": _pixart,
     "AutoencoderKL": _autoencoder,
     "T5": _t5,

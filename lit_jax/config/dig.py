@@ -14,6 +14,11 @@ MLP_MULTIPLE = 256
 """The inner width of the MLP is rounded up to a multiple of this."""
 
 
+def mlp_width(hidden_size: int, mlp_ratio: float) -> int:
+    """Inner width of an MLP with three matrices: 2/3 mlp_ratio D, rounded up to a multiple."""
+    return -(-int(hidden_size * mlp_ratio * 2 / 3) // MLP_MULTIPLE) * MLP_MULTIPLE
+
+
 @dataclass(frozen=True)
 class DiGConfig(LabelledShape):
     """Architecture of a DiG (Zhu et al. 2024). Arguments carry the names of the official
@@ -83,8 +88,8 @@ class DiGConfig(LabelledShape):
 
     @property
     def mlp_width(self) -> int:
-        """Inner width of the MLP with its three matrices: 2/3 mlp_ratio D, rounded up."""
-        return -(-int(self.hidden_size * self.mlp_ratio * 2 / 3) // MLP_MULTIPLE) * MLP_MULTIPLE
+        """Inner width of the MLP."""
+        return mlp_width(self.hidden_size, self.mlp_ratio)
 
     @property
     def skips(self) -> int:

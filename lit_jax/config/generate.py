@@ -35,7 +35,9 @@ class GenerateConfig:
     - `tile`: decode the latents in tiles, in less memory;
     - `batch_size`: images over the devices of a process;
     - `max_length`: tokens of a prompt, 0 for those of the model;
-    - `overwrite`: replace a PNG that was made by another request.
+    - `overwrite`: replace a PNG that was made by another request;
+    - `window_size`: radius of CLEAR's windows in a softmax model that was not trained for them,
+      `down_factor`: pooled tokens beside them; 0 for none.
     """
 
     model: str
@@ -59,6 +61,8 @@ class GenerateConfig:
     batch_size: int = 4
     max_length: int = 0
     overwrite: bool = False
+    window_size: int = 0
+    down_factor: int = 0
 
     def __post_init__(self) -> None:
         for name in ("model", "text_encoder", "vae", "out"):
@@ -70,7 +74,7 @@ class GenerateConfig:
             if name not in rows:
                 raise unknown_name(what, name, rows)
         limit(self, "an integer of at least 1", "num_images", "batch_size")
-        limit(self, "at least 0", "max_length")
+        limit(self, "at least 0", "max_length", "window_size", "down_factor")
         if self.prompt or not (self.prompt_file or self.geneval):
             require(
                 bool(self.prompt.strip()),

@@ -39,6 +39,7 @@ with the teacher's mixer.
 
 LABELS = "y_embedder/embedding"
 NULL_CAPTION = "y_embedder/null_caption"
+POOLED = "blocks/attn/pool/kernel"
 
 
 def inherited_paths(
@@ -66,6 +67,8 @@ def inherited_paths(
     chosen = [p for p in student if re.fullmatch(POLICIES[policy], p) and p not in kept]
     if LABELS in chosen and LABELS not in teacher and policy != "all":
         chosen.remove(LABELS)  # an unconditional teacher has no labels to give
+    if POOLED in chosen and POOLED not in teacher:
+        chosen.remove(POOLED)  # a softmax teacher pools nothing; the student begins with averages
     _check_shapes(chosen, student, teacher, student_config, teacher_config)
     return chosen
 

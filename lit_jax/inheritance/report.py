@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from lit_jax.config import DenoiserConfig, LabelledConfig, PixArtConfig
-from lit_jax.inheritance.policies import LABELS
+from lit_jax.inheritance.policies import LABELS, POOLED
 
 
 @dataclass
@@ -73,6 +73,10 @@ def remarks(
         notes.append(f"position table: analytic, recomputed from {a}x{b} to {c}x{d} tokens")
     if isinstance(student, LabelledConfig) and isinstance(teacher, LabelledConfig):
         notes += _label_notes(report, student, teacher)
+    if report.policy == "all" and POOLED in report.new:
+        notes.append(
+            "pooled tokens: new, the teacher has none; each is the average of its patch at first"
+        )
     if any(p.startswith("blocks/attn/") for p in chosen) and student.num_heads != teacher.num_heads:
         notes.append(
             f"attention projections: {teacher.num_heads} heads in the teacher, {student.num_heads}"

@@ -59,6 +59,8 @@ JOB_FLAGS: dict[str, tuple[Row, ...]] = {
         (NUMBER, "batch_size", 64, "Images per batch, over the devices of a process."),
         (NUMBER, "decode_batch_size", 8, "Images the VAE decodes at a time, per device."),
         (NUMBER, "sequence", 1, "Devices that share one image, each with some of its rows."),
+        (NUMBER, "window_size", 0, "CLEAR without training: radius of a softmax model's windows."),
+        (NUMBER, "down_factor", 0, "With --window_size: pooled tokens, each of so many squared."),
         (NUMBER, "shard_size", 512, "Images per shard: what a kill can cost."),
         (NUMBER, "seed", 0, "Seed; image i depends on it and i alone."),
     ),
@@ -109,6 +111,8 @@ JOB_FLAGS["generate"] = (
             (SWITCH, "tile", "Decode in tiles, in less memory."),
             (NUMBER, "batch_size", "Images per batch, over the devices of a process."),
             (NUMBER, "max_length", "Tokens of a prompt; 0: those of the model."),
+            (NUMBER, "window_size", "CLEAR without training: radius of a softmax model's windows."),
+            (NUMBER, "down_factor", "With --window_size: pooled tokens, each of so many squared."),
             (SWITCH, "overwrite", "Replace the PNG of another request."),
         )
     ),

@@ -68,11 +68,13 @@ def make_process(config: DenoiserConfig, steps: str) -> GaussianProcess:
     return create_process(steps, var_type=var_type)
 
 
-def load_sharded(model: Path | str, mesh: Mesh) -> tuple[DenoiserConfig, Any]:
+def load_sharded(
+    model: Path | str, mesh: Mesh, param_dtype: str = "float32"
+) -> tuple[DenoiserConfig, Any]:
     """Configuration and parameters of a denoiser's folder or workdir, straight onto the mesh."""
     config = folder.read_denoiser_config(model)
     shardings = sharding.tree_shardings(zoo.abstract_params(config), mesh)
-    return config, folder.load_model_dir(model, shardings)[1]
+    return config, folder.load_model_dir(model, shardings, param_dtype)[1]
 
 
 def load_vae(path: Path | str, mesh: Mesh) -> Vae:

@@ -90,6 +90,8 @@ def sampling(given: flags.FlagValues) -> Callable[[str | Path], Path]:
             shard_size=given.shard_size,
             decode_batch_size=given.decode_batch_size,
             sequence=given.sequence,
+            window_size=given.window_size,
+            down_factor=given.down_factor,
         )
 
     return draw

@@ -17,6 +17,7 @@ from lit_jax.jobs.sample_shards import LATENTS
 SAMPLING: dict[str, tuple[str, ...]] = {
     "model": ("model",),
     "weights_sha256": ("weights_sha256",),
+    "windows": ("windows",),
     "sampler": ("protocol", "sampler"),
     "steps": ("protocol", "steps"),
     "network_evaluations": ("network_evaluations",),

@@ -120,6 +120,11 @@ def announce(images: Images, left: int, say: Say) -> None:
         f" {protocol.function_evaluations()} network evaluations per image, seed {protocol.seed},"
         f" {plan.dtype}"
     )
+    if plan.config.window_size:
+        say(
+            f"note: each token sees those at a distance below {plan.config.window_size}, which"
+            f" {plan.config.model} was not trained for"
+        )
     if left < len(images.batches):
         say(f"{left} of {len(images.batches)} batches are left")
 

@@ -21,6 +21,7 @@ from lit_jax.jobs.drawing import PIXEL_CHANNELS
 from lit_jax.jobs.processes import Say
 from lit_jax.jobs.prompts import Prompt, folder_of, read_prompts
 from lit_jax.jobs.text_drawing import TextProtocol, check_protocol
+from lit_jax.jobs.windows import with_windows
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import (
     TextEncoderIdentity,
@@ -104,6 +105,9 @@ def check(config: GenerateConfig) -> Plan:
     dtype = config.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    latent_size = (size[0] // vae.downsampling, size[1] // vae.downsampling)
+    grid = (latent_size[0] // model.patch_size, latent_size[1] // model.patch_size)
+    model = with_windows(model, config.window_size, config.down_factor, grid, config.model)
     plan = Plan(
         config,
         prompts,
@@ -114,7 +118,7 @@ def check(config: GenerateConfig) -> Plan:
         load_tokenizer(config.text_encoder),
         protocol,
         size,
-        (size[0] // vae.downsampling, size[1] // vae.downsampling),
+        latent_size,
         text_length(config, model),
         dtype,
     )

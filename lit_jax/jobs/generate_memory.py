@@ -22,6 +22,7 @@ from lit_jax.config import AutoencoderConfig, PixArtConfig, T5Config
 from lit_jax.jobs.generate_checks import Plan
 from lit_jax.jobs.processes import Say
 from lit_jax.models import zoo
+from lit_jax.models.attention.window import Tiling
 from lit_jax.models.autoencoder import TILE
 from lit_jax.training.metrics import duration
 
@@ -85,13 +86,21 @@ def text_activations(config: T5Config, length: int) -> int:
 def denoiser_activations(config: PixArtConfig, latent: tuple[int, int], batch: int) -> int:
     """Of one block on `batch` images: the residual stream with what the attention reads and makes,
     the hidden layer of the MLP, and the N x N logits and weights of softmax attention, which
-    accelerators do not hold. In bfloat16 the CPU backend also keeps all kernels as float32."""
+    accelerators do not hold; or the strips of keys and the logits of windows. In bfloat16 the CPU
+    backend also keeps all kernels as float32."""
     on_cpu = jax.default_backend() == "cpu"
     tokens = latent[0] * latent[1] // config.patch_size**2
     width = 8 * config.hidden_size + 2 * config.mlp_width
     numbers = tokens * width
     if config.mixer == "softmax" and on_cpu:
         numbers += 2 * config.num_heads * tokens * tokens
+    if config.mixer == "window":
+        grid = (latent[0] // config.patch_size, latent[1] // config.patch_size)
+        tiling = Tiling.of(grid, config.window_size)
+        pooled = 0 if config.down_factor is None else tokens // config.down_factor**2
+        numbers += 2 * config.hidden_size * tiling.S * tiling.Y * grid[1]
+        seen = tiling.Y * tiling.X + pooled
+        numbers += 2 * config.num_heads * tiling.S * tiling.t * tiling.u * seen
     copy = zoo.count_params(zoo.abstract_params(config)) if config.dtype != "float32" else 0
     return 4 * (batch * numbers + on_cpu * copy)
 

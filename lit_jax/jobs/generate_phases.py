@@ -20,7 +20,7 @@ from lit_jax import sharding
 from lit_jax.config import AutoencoderConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import create_process
-from lit_jax.jobs.drawing import decoder
+from lit_jax.jobs.drawing import decoder, load_sharded
 from lit_jax.jobs.generate_checks import Plan, shortened
 from lit_jax.jobs.generate_output import Pieces
 from lit_jax.jobs.processes import Say
@@ -28,6 +28,7 @@ from lit_jax.jobs.progress import Bar
 from lit_jax.jobs.prompts import Prompt
 from lit_jax.jobs.text_drawing import make_text_sampler, prompt_keys, text_conditions
 from lit_jax.jobs.text_features import load_text_encoder
+from lit_jax.jobs.windows import with_averages
 from lit_jax.models import zoo
 from lit_jax.models.conditions import TextCondition
 from lit_jax.weights import folder
@@ -114,8 +115,8 @@ def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces,
     if not numbers:
         return
     plan = images.plan
-    shardings = sharding.tree_shardings(zoo.abstract_params(plan.model), mesh)
-    params = folder.load_model_dir(plan.config.model, shardings, plan.dtype)[1]
+    params = load_sharded(plan.config.model, mesh, plan.dtype)[1]
+    params = with_averages(plan.model, params, mesh)
     away = _away(plan, params, pieces)
     steps = len(numbers) * create_process(plan.protocol.steps).num_steps
     with Bar("denoiser", steps, "step", say) as bar:

@@ -47,6 +47,7 @@ from lit_jax.jobs.sample_checks import (
     request_of,
 )
 from lit_jax.jobs.sample_shards import merge
+from lit_jax.jobs.windows import windows_of, with_averages
 from lit_jax.version import VERSION
 from lit_jax.weights.fingerprint import params_sha256
 
@@ -69,6 +70,8 @@ def sample(
     shard_size: int = SHARD_SIZE,
     decode_batch_size: int = DECODE_BATCH,
     sequence: int = 1,
+    window_size: int = 0,
+    down_factor: int = 0,
 ) -> Path:
     """Draws `num_samples` images and writes them into the folder `out`, which is returned.
 
@@ -80,7 +83,9 @@ def sample(
     `save_latents`, which keeps the latents too (float32, `latents.npz`). `dtype` is what the
     denoiser computes in; the VAE computes in float32. `batch_size` counts images over the devices
     of a process, `decode_batch_size` images per device. `sequence` devices share the rows of one
-    image, which is how one that is too large for a device is drawn.
+    image, which is how one that is too large for a device is drawn. `window_size` puts circles of
+    this radius into the attention of a softmax model, `down_factor` adds pooled tokens (CLEAR
+    without training); 0: as the model is.
 
     Raises ValueError before compiling for whatever cannot work, an `out` of another request
     included; FloatingPointError for an image that is not finite.
@@ -99,11 +104,14 @@ def sample(
         batch_size,
         decode_batch_size,
         sequence,
+        window_size,
+        down_factor,
     )
     plan = check_order(order)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices(), sequence)
     params = load_sharded(model, mesh)[1]
     request = request_of(plan, params_sha256(params))
+    params = with_averages(plan.config, params, mesh)
     require_same_request(order.out / REQUEST, request, REMEDY, INFORMATION)
     if (order.out / RECORD).exists():
         if jax.process_index() == 0:
@@ -129,6 +137,11 @@ def announce(plan: Plan, say: Say) -> None:
         f" {protocol.steps}, guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
         f" {protocol.function_evaluations()} network evaluations per image"
     )
+    if order.window_size:
+        say(
+            f"note: each token sees those at a distance below {order.window_size}, which"
+            f" {order.model} was not trained for"
+        )
     if order.sequence > 1:
         say(
             f"{order.sequence} devices share an image; in each layer they exchange"
@@ -243,6 +256,7 @@ def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say:
     record = {
         "model": order.model,
         "weights_sha256": request["weights_sha256"],
+        "windows": windows_of(plan.config, order.window_size),
         "protocol": request["protocol"],
         "network_evaluations": order.protocol.function_evaluations(),
         "count": order.num_samples,

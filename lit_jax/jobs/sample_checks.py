@@ -26,6 +26,7 @@ from lit_jax.jobs.drawing import PIXEL_CHANNELS, Protocol
 from lit_jax.jobs.labels import LABEL_POLICIES
 from lit_jax.jobs.requests import REQUEST, plain, require_space
 from lit_jax.jobs.sample_shards import ARRAYS, FOLDER, GRID, Shards
+from lit_jax.jobs.windows import with_windows
 from lit_jax.models.attention.window import Tiling
 from lit_jax.weights import folder
 from lit_jax.weights.fingerprint import VaeIdentity, vae_identity
@@ -65,6 +66,8 @@ class Order:
     batch_size: int
     decode_batch_size: int
     sequence: int
+    window_size: int
+    down_factor: int
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def check_order(order: Order) -> Plan:
         raise ValueError(
             f"{order.model} holds a PixArt, which draws from captions; use `generate` instead"
         )
+    config = with_windows(config, order.window_size, order.down_factor, config.grid, order.model)
     check(config, order.protocol, order.labels, order.num_samples, order.batch_size)
     if order.shard_size < 1 or order.decode_batch_size < 1:
         raise ValueError(
@@ -193,7 +197,7 @@ def check_rows(config: LabelledConfig, order: Order) -> None:
             raise ValueError(
                 f"sequence {sequence} gives each device {rows // sequence} of the {rows} rows of"
                 f" tokens of {order.model}; its windows of radius {config.window_size} need a"
-                f" multiple of {whole}: choose a smaller one"
+                f" multiple of {whole}: choose a smaller sequence"
             )
 
 

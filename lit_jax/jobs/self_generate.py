@@ -29,7 +29,15 @@ from lit_jax.data.latent_writer import (
     write_records,
 )
 from lit_jax.data.latents import check_files
-from lit_jax.data.schema import NULL_CAPTION, REQUEST, SCHEMA, LatentSchema, write_schema
+from lit_jax.data.schema import (
+    BUCKETS,
+    NULL_CAPTION,
+    REQUEST,
+    SCHEMA,
+    LatentSchema,
+    write_array,
+    write_schema,
+)
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.jobs.drawing import Progress, load_sharded, save_grid
 from lit_jax.jobs.encode_text import make_caption_encoder, write_null_caption
@@ -143,6 +151,8 @@ def finish(plan: Plan, schema: LatentSchema, mesh: Mesh) -> None:
     await_files(record_file(plan.out, schema, n, len(spans)) for n in range(len(spans)))
     remove_leftovers(plan.out)
     num_bytes = write_metadata(plan.out, schema, [stop - start for start, stop in spans])
+    if schema.buckets:  # all examples are in the only one
+        write_array(plan.out / BUCKETS, np.zeros(schema.count, np.uint8))
     save_grid(first_images(plan, schema, mesh), plan.out / GRID)
     write_schema(plan.out, schema)
     plan.say(f"wrote {plan.out}: {schema.count:,} examples, {num_bytes / 1e9:.3f} GB")

@@ -79,7 +79,7 @@ class Plan:
         seen: Counter[str] = Counter()
         found = []
         for index in range(self.config.num_samples):
-            found.append(seen[self.prompt(index)])
+            found.append(0)
             seen[self.prompt(index)] += 1
         return found
 

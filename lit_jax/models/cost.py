@@ -11,7 +11,7 @@ import re
 
 import jax
 
-from lit_jax.config import DenoiserConfig, DiGConfig, LabelledConfig, PixArtConfig
+from lit_jax.config import DenoiserConfig, DiGConfig, DiTConfig, LabelledConfig, PixArtConfig
 from lit_jax.models import zoo
 from lit_jax.models.cost_attention import Macs, attention_components, printed_macs
 from lit_jax.models.layers import TimestepEmbedder
@@ -23,11 +23,6 @@ COMPONENTS = (
 """What a cost is split into. "attention" is the core of the self-attention, between its
 projections; "convolution" are filters over the token grid; "modulation" makes the shifts, scales
 and gates of blocks; "skip" are the connections of a U-shaped DiG."""
-
-
-def swiglu_width(config: DiGConfig) -> int:
-    width = int(2 * config.hidden_size * config.mlp_ratio / 3)
-    return -(-width // 256) * 256
 
 
 CAPTION_TOKENS = 300
@@ -55,10 +50,8 @@ def _timestep_macs(width: int) -> int:
 
 def _mlp_macs(config: DenoiserConfig) -> int:
     """Two products per layer; three in the gated MLP of DiG."""
-    N, D = config.num_tokens, config.hidden_size
-    if isinstance(config, DiGConfig):
-        return 3 * N * D * swiglu_width(config)
-    return 2 * N * D * config.mlp_width
+    matrices = 3 if isinstance(config, DiGConfig) else 2
+    return matrices * config.num_tokens * config.hidden_size * config.mlp_width
 
 
 def _condition_macs(config: DenoiserConfig) -> Macs:
@@ -78,13 +71,6 @@ def _condition_macs(config: DenoiserConfig) -> Macs:
     }
 
 
-def skipping_layers(config: DenoiserConfig) -> int:
-    """Layers of a U-shaped DiG that take up the output of an earlier one."""
-    if not isinstance(config, DiGConfig) or not config.skip:
-        return 0
-    return config.depth - 1 - config.depth // 2
-
-
 def forward_components(config: DenoiserConfig) -> Macs:
     """MACs of a forward pass per image of the nominal size, by COMPONENTS; for PixArt with captions
     of the full length."""
@@ -93,9 +79,11 @@ def forward_components(config: DenoiserConfig) -> Macs:
     macs = dict.fromkeys(COMPONENTS, 0) | attention_components(config) | _condition_macs(config)
     macs["embedders"] += N * patch * config.in_channels * D
     macs["mlp"] = config.depth * _mlp_macs(config)
-    macs["skip"] = skipping_layers(config) * 2 * N * D * D
     macs["final_layer"] = N * D * patch * config.out_channels
-    if isinstance(config, LabelledConfig):
+    if isinstance(config, DiGConfig):
+        macs["skip"] = config.skips * 2 * N * D * D
+    # Only the final layer of a DiG without labels is not modulated.
+    if isinstance(config, DiTConfig) or (isinstance(config, DiGConfig) and config.num_classes):
         macs["final_layer"] += 2 * D * D
     return macs
 
@@ -118,8 +106,8 @@ def train_step_flops(
 PARAMETER_COMPONENTS = (
     (r"^(x|t|y|csize|ar)_embedder/", "embedders"),
     (r"^final_layer/", "final_layer"),
-    (r"/(dwc|pool|conv)/|^kv_compress/", "convolution"),
-    (r"/skip", "skip"),
+    (r"/(dwc|pool)/|^kv_compress/", "convolution"),
+    (r"^skip/", "skip"),
     (r"/cross_attn/", "cross_attention"),
     (r"/attn/", "projections"),
     (r"/mlp/", "mlp"),

@@ -14,9 +14,7 @@ import math
 from collections.abc import Callable
 
 from lit_jax.config import DenoiserConfig, DiGConfig, MixerConfig, PixArtConfig
-
-CHUNK = 16
-GATE_RANK = 16
+from lit_jax.models.attention.gated import CHUNK, LOW_RANK
 
 Macs = dict[str, int]
 """Component -> MACs: "projections", "attention" (the core) and "convolution" (filters over the
@@ -103,20 +101,23 @@ def window_macs(config: DenoiserConfig) -> Macs:
 
 
 def gated_macs(config: DenoiserConfig) -> Macs:
-    """Gated linear attention of DiG in chunks of c tokens, with Dk and Dv channels of keys and
-    values, and the 3 x 3 filters that follow the block.
+    """Gated linear attention of DiG in chunks of C tokens, with Dk and Dv channels of keys and
+    values, and the filters that follow the block.
 
-    Projections: N (2 D Dk + 3 D Dv + 16 (D + Dk)), the last for the decays of rank 16. Per token
-    the state of h matrices Dk/h x Dv/h is written and read, 2 Dk Dv / h; scores and values within
-    the chunk take c (Dk + Dv). The last chunk is filled up.
+    Projections: N (2 D Dk + 3 D Dv + 16 (D + Dk)), the last for the decays, of rank 16. Per token
+    the state of h matrices Dk/h x Dv/h is written and read, 2 Dk Dv / h; a query is compared with
+    the keys of its chunk up to its own, Dk (C + 1) / 2 on average, and weighs all values of the
+    chunk, C Dv. The last chunk is filled up.
     """
     assert isinstance(config, DiGConfig)
     N, D, Dk, Dv = config.num_tokens, config.hidden_size, config.key_dim, config.value_dim
-    rounded = math.ceil(N / CHUNK) * CHUNK
+    chunks = math.ceil(N / CHUNK)
+    per_token = 2 * Dk * Dv // config.num_heads + Dk * (CHUNK + 1) // 2 + CHUNK * Dv
+    size = config.conv_kernel_size if config.dw_conv else 0
     return {
-        "projections": N * (2 * D * Dk + 3 * D * Dv + GATE_RANK * (D + Dk)),
-        "attention": rounded * (2 * Dk * Dv // config.num_heads + CHUNK * (Dk + Dv)),
-        "convolution": 9 * N * D,
+        "projections": N * (2 * D * Dk + 3 * D * Dv + LOW_RANK * (D + Dk)),
+        "attention": chunks * CHUNK * per_token,
+        "convolution": size**2 * N * D,
     }
 
 

@@ -76,6 +76,7 @@ def test_files(written: Path, teacher: Path) -> None:
     assert record == {
         "model": str(teacher),
         "weights_sha256": params_sha256(params),
+        "windows": None,
         "protocol": dataclasses.asdict(GUIDED),
         "network_evaluations": 12,
         "count": COUNT,

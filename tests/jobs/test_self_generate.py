@@ -20,7 +20,7 @@ import pytest
 import tiny_runs
 from PIL import Image
 
-from lit_jax.config import DataConfig, ModelSpec, TrainConfig
+from lit_jax.config import DataConfig, DistillConfig, ModelSpec, TrainConfig
 from lit_jax.config.self_generate import SelfGenerateConfig
 from lit_jax.data import latents
 from lit_jax.data.schema import DRAWN, LatentSchema, read_schema
@@ -29,6 +29,7 @@ from lit_jax.jobs import train as train_job
 from lit_jax.jobs.drawing import Protocol
 from lit_jax.jobs.sample import sample
 from lit_jax.jobs.self_generate import self_generate
+from lit_jax.training.metrics import read_trace
 from lit_jax.weights.fingerprint import params_sha256, vae_identity
 from lit_jax.weights.folder import load_model_dir
 
@@ -104,7 +105,7 @@ def train_config(drawn: Path, vae: Path | str, **changes: Any) -> TrainConfig:
 def test_training_sees_the_samples_unchanged(drawn: Path, vae: Path, tmp_path: Path) -> None:
     """x_start of a step is the sample, bit for bit, in every epoch: no scale, no spread."""
     _, x_NxhxwxL, labels = examples_of(drawn)
-    config = train_config(drawn, vae, total_steps=2, batch_size=COUNT)
+    config = train_config(drawn, vae, batch_size=COUNT)
     run = train_job.check(config, tmp_path / "run", lambda text: None)
     for step in range(2):
         batch, seen = next(run.data), set()
@@ -114,10 +115,7 @@ def test_training_sees_the_samples_unchanged(drawn: Path, vae: Path, tmp_path: P
             assert labels[index] == label
             seen.add(int(index))
         assert seen == set(range(COUNT))
-
-    workdir = train_job.train(config, tmp_path / "trained", lambda text: None)
-    saved = json.loads((workdir / "config.json").read_text())
-    assert saved["vae"] == dataclasses.asdict(vae_identity(vae))
+    assert run.facts.vae == vae_identity(vae)  # which a student will record
     flipped = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True))
     with pytest.raises(ValueError, match="have no mirror images; set data.flip=False"):
         train_job.train(flipped, tmp_path / "flipped", lambda text: None)
@@ -267,6 +265,20 @@ def test_full_disk_and_broken_weights(
         config = config_for(latent_model, vae, cfg_scale=1e38)
         self_generate(config, tmp_path / "out", lambda _: None)
     assert not list((tmp_path / "out").rglob("*array_record*"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_a_student_trains_on_them(
+    drawn: Path, latent_model: Path, vae: Path, tmp_path: Path
+) -> None:
+    distill = DistillConfig(teacher=str(latent_model))
+    config = train_config(drawn, vae, total_steps=3, distill=distill)
+    workdir = train_job.train(config, tmp_path / "run", lambda text: None)
+    lines = read_trace(workdir / "metrics.jsonl")
+    assert [line["step"] for line in lines] == [1, 2, 3] and lines[0]["noise_distillation"] > 0
+    saved = json.loads((workdir / "config.json").read_text())
+    assert saved["vae"] == dataclasses.asdict(vae_identity(vae))
 
 
 def draw(out: Path, model: str, vae: str) -> None:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from lit_jax.config import DiTConfig
+from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig
+from lit_jax.models import zoo
+from lit_jax.models.attention.window import circle_mask
+from lit_jax.models.conditions import TextCondition
 from lit_jax.models.cost import (
+    COMPONENTS,
     attention_macs,
+    forward_components,
     forward_macs,
     multiplied_attention_macs,
+    parameter_components,
     train_step_flops,
+)
+from lit_jax.models.cost_attention import (
+    MIXER_MACS,
+    attended_share,
+    window_keys,
+    window_macs,
+    window_pairs,
 )
 from lit_jax.models.zoo import model_config
 
@@ -113,3 +134,144 @@ def test_train_step() -> None:
     assert forward_macs(student) - multiplied_attention_macs(student) == dit_like
     assert alone == 2 * 8 * 3 * forward_macs(student)
     assert train_step_flops(student, 8, teacher) - alone == 2 * 8 * forward_macs(teacher)
+
+
+def products(jaxpr: Any) -> int:
+    """Multiply-accumulates of all products of matrices in a traced program, loops included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += summed * equation.outvars[0].aval.size
+        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += repeats * sum(map(products, inner(equation.params)))
+    return total
+
+
+def inner(parameters: dict[str, Any]) -> Iterator[Any]:
+    for value in parameters.values():
+        if isinstance(value, jax.extend.core.ClosedJaxpr):
+            yield value.jaxpr
+        elif isinstance(value, jax.extend.core.Jaxpr):
+            yield value
+
+
+def traced_products(config: DenoiserConfig) -> int:
+    x = jax.ShapeDtypeStruct((1, *config.image_size, config.in_channels), jnp.float32)
+    cond: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
+    if isinstance(config, PixArtConfig):
+        length = config.model_max_length
+        tokens = jax.ShapeDtypeStruct((1, length, config.caption_channels), jnp.float32)
+        sizes = [jax.ShapeDtypeStruct((1, n), jnp.float32) for n in (2, 1)]
+        micro = config.micro_condition
+        cond = TextCondition(tokens, None, *(sizes if micro else ()))
+    elif not config.num_classes:
+        cond = None
+    arguments = (zoo.abstract_params(config), x, jax.ShapeDtypeStruct((1,), jnp.int32), cond)
+    return products(jax.make_jaxpr(zoo.apply_fn(config))(*arguments).jaxpr)
+
+
+TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": (12, 20), "mlp_ratio": 2.0}
+TEXT = {"caption_channels": 10, "model_max_length": 7}
+COMPRESSED = {"scale_factor": 2, "kv_compress_layer": (1,)}
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "softmax": ("DiT", {}),
+    "linear": ("LiT", {}),
+    "focused": ("LiT", {"mixer": "focused"}),
+    "sana": ("LiT", {"mixer": "sana", "kernel_size": None, "num_heads": 6}),
+    "unconditional": ("DiT", {"num_classes": 0}),
+    "gated": ("DiG", {}),
+    "gated, unconditional": ("DiG", {"num_classes": 0, "expand_v": 2.0}),
+    "gated, U-shaped": ("DiG", {"skip": True, "depth": 8}),
+    "text": ("PixArt", TEXT),
+    "text, linear": ("PixArt", TEXT | {"mixer": "linear"}),
+    "text, micro": ("PixArt", TEXT | {"micro_condition": True}),
+    **{
+        f"text, {sampling}": ("PixArt", TEXT | {"kv_compress_config": COMPRESSED | named})
+        for sampling in ("conv", "ave", "uniform", "uniform_every")
+        for named in [{"sampling": sampling}]
+    },
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_closed_forms_are_what_the_program_multiplies(case: str) -> None:
+    """Every product of matrices, exactly. Filters are sums of shifted products and no such ones;
+    nor is what a gated query makes of its own key."""
+    name, overrides = NETWORKS[case]
+    config = model_config(name, **TINY | overrides)
+    macs = forward_components(config)
+    elementwise = macs["convolution"]
+    if config.mixer == "gated":
+        elementwise += config.depth * math.ceil(config.num_tokens / 64) * 64 * config.key_dim
+    assert traced_products(config) == forward_macs(config) - elementwise
+    assert tuple(macs) == COMPONENTS and sum(macs.values()) == forward_macs(config)
+
+
+@pytest.mark.parametrize("case", [*NETWORKS, "window, pooled"])
+def test_parameters_by_component(case: str) -> None:
+    """Each parameter belongs to one component, and to the right one where all are known."""
+    pooled = ("CLEAR", {"down_factor": 2, "input_size": 8})
+    name, overrides = (NETWORKS | {"window, pooled": pooled})[case]
+    config = model_config(name, **TINY | overrides)
+    counts = parameter_components(config)
+    assert sum(counts.values()) == zoo.count_params(zoo.abstract_params(config))
+    filters = {"linear": 2 * (25 * 12 + 12), "focused": 2 * (25 * 12 + 12), "window": 2 * 4}
+    filters |= {"gated": config.depth * (9 * 24 + 24)}
+    if case == "text, conv":
+        filters |= {"softmax": 4 * 24 + 24 + 2 * 24}
+    assert counts["convolution"] == filters.get(config.mixer, 0)
+    assert bool(counts["skip"]) == ("U-shaped" in case)
+    assert bool(counts["cross_attention"]) == case.startswith("text")
+
+
+@pytest.mark.parametrize(
+    ("radius", "keys"), [(1, 1), (2, 9), (3, 25), (4, 45), (8, 193), (16, 793), (32, 3205)]
+)
+def test_keys_of_a_circle(radius: int, keys: int) -> None:
+    """Offsets at a distance strictly below the radius; most of them beyond a small image."""
+    assert window_keys(radius) == keys
+    side = 2 * radius + 9
+    inside = (side * side) * keys
+    assert window_pairs((side, side), radius) <= inside
+    assert window_pairs((1, 1), radius) == 1
+
+
+@pytest.mark.parametrize(("grid", "radius"), [((7, 12), 3), ((5, 4), 8), ((1, 9), 2)])
+def test_borders_are_counted_exactly(grid: tuple[int, int], radius: int) -> None:
+    assert window_pairs(grid, radius) == np.count_nonzero(circle_mask(grid, radius))
+
+
+def test_window_macs() -> None:
+    """Softmax's projections; products with the keys of the circle and with the pooled ones."""
+    config = model_config("CLEAR-S/2", input_size=128, window_size=8)
+    softmax, window = (MIXER_MACS[m](config) for m in ("softmax", "window"))
+    assert window["projections"] == softmax["projections"] and not window["convolution"]
+    # CLEAR's grid of 64 x 64 tokens: 4.2% of all pairs with borders, 4.7% without.
+    assert window["attention"] / softmax["attention"] == pytest.approx(0.0423, abs=5e-5)
+    assert attended_share(8, 64 * 64) == pytest.approx(0.0471, abs=5e-5)
+    pooled = window_macs(model_config("CLEAR-S/2", input_size=128, down_factor=4))
+    assert pooled["attention"] - window["attention"] == softmax["attention"] // 16
+    assert pooled["convolution"] == 2 * 64 * 64 * 384
+
+
+def test_claim_of_clear() -> None:
+    """99.5% fewer keys at 8192 pixels with r = 16 and 512 text tokens: (793 + 512) / (512^2 +
+    512)."""
+    assert attended_share(16, 512**2, 512) == (793 + 512) / (512**2 + 512)
+    assert f"{1 - attended_share(16, 512**2, 512):.1%}" == "99.5%"
+    assert attended_share(32, 100) == 1
+
+
+def test_gated_attention_by_hand() -> None:
+    """S/2 at 256 tokens: 4 chunks of 64; keys of 6 x 32 channels, values of 6 x 64."""
+    macs = MIXER_MACS["gated"](model_config("DiG-S/2"))
+    states = 2 * 6 * 32 * 64
+    within = 192 * 65 // 2 + 64 * 384
+    assert macs["attention"] == 256 * (states + within)
+    assert macs["projections"] == 256 * (2 * 384 * 192 + 3 * 384 * 384 + 16 * (384 + 192))
+    assert macs["convolution"] == 9 * 256 * 384
+    assert not MIXER_MACS["gated"](model_config("DiG-S/2", dw_conv=False))["convolution"]
+    one_token_more = MIXER_MACS["gated"](model_config("DiG-S/2", input_size=(2, 2 * 65)))
+    assert one_token_more["attention"] == 128 * (states + within)

@@ -300,30 +300,24 @@ def test_noise_of_a_step_is_what_it_was(make_task: MakeTask, batch: Any) -> None
 def test_frozen_parameters_have_no_gradient(
     make_task: MakeTask, params: Any, teacher_params: Any, batch: Any
 ) -> None:
-    """It is not computed, nor counted; the others have theirs."""
+    """It is not computed; the others have theirs."""
     free = make_task(distilled=True)
     frozen = dataclasses.replace(free, frozen=("^labels$", "bias"))
-    example = noised_example(free, jnp.int32(0), batch, {})
-    (whole, expected), (part, metrics) = (
-        jax.jit(functools.partial(mean_gradient, task))(params, teacher_params, example)
-        for task in (free, frozen)
-    )
-    assert [name for name, leaf in part.items() if leaf is not None] == ["kernel"]
-    np.testing.assert_allclose(part["kernel"], whole["kernel"], rtol=1e-6)
-    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
-    programs = [
-        str(jax.make_jaxpr(functools.partial(mean_gradient, task))(params, teacher_params, example))
+    example = jax.eval_shape(lambda: noised_example(free, jnp.int32(0), batch, {}))
+    found = [
+        jax.make_jaxpr(functools.partial(mean_gradient, task), return_shape=True)(
+            params, teacher_params, example
+        )
         for task in (free, frozen)
     ]
+    shapes = [{name: leaf for name, leaf in out[0].items() if leaf} for _, out in found]
+    assert list(shapes[0]) == ["bias", "kernel", "labels"] and list(shapes[1]) == ["kernel"]
     # The gradient of a table that is read with indices.
-    assert ["scatter-add" in program for program in programs] == [True, False]
-    (_, metrics), *_ = steps(frozen, params, teacher_params, batch, 1)
-    np.testing.assert_allclose(metrics["gradient_norm"], np.linalg.norm(part["kernel"]), rtol=1e-5)
+    assert ["scatter-add" in str(program) for program, _ in found] == [True, False]
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
 def test_frozen_parameters_and_their_average_stay_bit_for_bit(
-    make_task: MakeTask, params: Any, teacher_params: Any, batch: Any, accumulation: int
+    make_task: MakeTask, params: Any, teacher_params: Any, batch: Any
 ) -> None:
     """Also where a sum with zero, or the average of equal numbers, would round."""
     params = params | {"bias": np.array([0.1, -0.0, 1e-30, 3.3], np.float32)}
@@ -334,7 +328,7 @@ def test_frozen_parameters_and_their_average_stay_bit_for_bit(
         distilled=True,
         frozen=frozen,
         optimizer=optimizer,
-        accumulation=accumulation,
+        accumulation=2,
         ema=EmaConfig(decay=0.7),
     )
     state, _ = steps(task, params, teacher_params, batch, 4)[-1]
@@ -357,7 +351,8 @@ def test_frozen_step_is_the_step_of_the_others(
         return inner(constant | part, *inputs)
 
     rest = {name: leaf for name, leaf in params.items() if name != "labels"}
-    frozen, _ = steps(make_task(frozen=("labels",)), params, {}, batch, 3)[-1]
-    expected, _ = steps(make_task(student=network), rest, {}, batch, 3)[-1]
+    (frozen, metrics), *_ = steps(make_task(frozen=("labels",)), params, {}, batch, 1)
+    (expected, wanted), *_ = steps(make_task(student=network), rest, {}, batch, 1)
     for name in rest:
         np.testing.assert_allclose(frozen.params[name], expected.params[name], rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"], wanted["gradient_norm"], rtol=1e-6)

@@ -1,6 +1,6 @@
 """The torch originals that converted weights are checked against: one per layout of a checkpoint.
 
-Nothing here imports lit_jax, so that a mistake cannot be on both sides. DiT, PixArt, LiT and
+Nothing here imports lit_jax, so that a mistake cannot be on both sides. DiT, LiT, DiG, PixArt and
 Inception in their official layouts are plain torch functions of the state dict; for layouts of
 diffusers and transformers it is the class of that library (`pip install 'lit_jax[verify]'`).
 Images are channels first.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from tools.torch_reference import autoencoder, dit, inception, pixart, t5
+from tools.torch_reference import autoencoder, dig, dit, inception, pixart, t5
 from tools.torch_reference.layers import Architecture, Inputs, Outputs, State
 
 __all__ = ["LAYOUTS", "RANDOM_INPUTS", "diffusers_deviation", "outputs", "random_inputs"]
@@ -21,6 +21,7 @@ LAYOUTS: dict[str, Callable[[State, Architecture, Inputs], Outputs]] = {
     "DiT/dit": dit.official,
     "DiT/lit": dit.official,
     "DiT/diffusers": dit.diffusers,
+    "DiG/dig": dig.official,
     "PixArt/pixart": pixart.official,
     "PixArt/lit": pixart.official,
     "PixArt/diffusers": pixart.diffusers,
@@ -34,6 +35,7 @@ LAYOUTS: dict[str, Callable[[State, Architecture, Inputs], Outputs]] = {
 RANDOM_INPUTS: dict[str, Callable[[Architecture, int], dict[str, torch.Tensor]]] = {
     "DiT": dit.random_inputs,
     "LiT": dit.random_inputs,
+    "DiG": dit.random_inputs,
     "PixArt": pixart.random_inputs,
     "AutoencoderKL": autoencoder.random_inputs,
     "T5": t5.random_inputs,
@@ -61,7 +63,7 @@ def outputs(state: State, layout: str, architecture: Architecture, inputs: Input
     state         float32 tensors under the checkpoint's own keys
     layout        a row of LAYOUTS
     architecture  the fields that define the network, as a model folder stores them
-    ->            DiT, PixArt: noise [B, C, H, W], with learn_sigma variance of the same shape;
+    ->            DiT, DiG, PixArt: noise [B, C, H, W], with learn_sigma variance of the same shape;
                   AutoencoderKL: moments [B, 2 c, h, w], decoded [B, C, H, W];
                   T5: last_hidden_state [B, L, D];
                   Inception: pool3 [B, 2048], logits [B, 1008], spatial [B, 7, 17, 17]

@@ -26,7 +26,7 @@ from lit_jax.models.layers import Dense, Initializer, xavier_uniform
 CHUNK = 64
 """Tokens whose mutual weights are computed as a matrix; the state passes from chunk to chunk."""
 
-SEGMENT = 1024
+SEGMENT = 512
 """Tokens that are computed at a time: what bounds the memory, and on a CPU stays in the cache."""
 
 LOW_RANK = 16
@@ -116,6 +116,7 @@ def gated_linear_attention(
             " needed"
         )
     B, N, H, k = q_BxNxHxk.shape
+    chunk = min(chunk, 1 << (N - 1).bit_length())
     start = jnp.zeros((B, H, k, v_BxNxHxe.shape[-1]))
     L = min(segment, -(-N // chunk) * chunk)
     body = jax.checkpoint(functools.partial(_segment, chunk=chunk), prevent_cse=False)
@@ -230,9 +231,7 @@ def _scaled_xavier(fan_in: int, fan_out: int) -> Initializer:
     return lambda *arguments: INIT_GAIN * plain(*arguments)
 
 
-def _projection(
-    width: int, out: int, dtype: str, rngs: nnx.Rngs, use_bias: bool = False
-) -> Dense:
+def _projection(width: int, out: int, dtype: str, rngs: nnx.Rngs, use_bias: bool = False) -> Dense:
     init = _scaled_xavier(width, out)
     return Dense(width, out, kernel_init=init, use_bias=use_bias, dtype=dtype, rngs=rngs)
 

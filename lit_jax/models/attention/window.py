@@ -100,7 +100,7 @@ class Tiling:
         y, key_row = np.arange(self.t), np.arange(self.Y) - self.halo
         x = tile * self.u + np.arange(self.u)
         key_column = self.first_key(tile) + np.arange(self.X)
-        dy_txY, dx_uxX = key_row - y[:, None], key_column - x[:, None]
+        dy_txY, dx_uxX = jnp.asarray(key_row - y[:, None]), key_column - x[:, None]
         squares_txuxYxX = dy_txY[:, None, :, None] ** 2 + dx_uxX[:, None] ** 2
         row_SxY = jnp.arange(self.S)[:, None] * self.t + key_row
         inside_SxY = (row_SxY >= 0) & (row_SxY < self.grid[0])

@@ -10,6 +10,7 @@ from lit_jax.config import (
     CONFIGS,
     SOFTMAX_MIXERS,
     AutoencoderConfig,
+    DiGConfig,
     DiTConfig,
     InceptionConfig,
     NetworkConfig,
@@ -22,13 +23,14 @@ from lit_jax.config import (
     unknown_name,
 )
 from lit_jax.models.zoo import ALIASES, FAMILIES, SIZES
-from lit_jax.weights.detect import autoencoder, dit, inception, pixart, t5
+from lit_jax.weights.detect import autoencoder, dig, dit, inception, pixart, t5
 from lit_jax.weights.detect.shapes import Detector, Shapes
 from lit_jax.weights.pairing import StateDict
 from lit_jax.weights.tables import Layout, layout_of
 
 DETECTORS: dict[type, Detector] = {
     DiTConfig: dit.DETECTOR,
+    DiGConfig: dig.DETECTOR,
     PixArtConfig: pixart.DETECTOR,
     AutoencoderConfig: autoencoder.DETECTOR,
     T5Config: t5.DETECTOR,

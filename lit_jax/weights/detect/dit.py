@@ -28,7 +28,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = read_backbone(shapes, told)
     found["family"] = _family(found["mixer"], told)
-    found |= _label_table(shapes, told)
+    found |= label_table(shapes, told)
     # A size that was told is compared with the table itself later.
     return found | square_size(shapes, told)
 
@@ -40,7 +40,7 @@ def _family(mixer: str, told: Mapping[str, Any]) -> str:
     return "DiT" if mixer == "softmax" else "LiT"
 
 
-def _label_table(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
+def label_table(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     """Classes and null row. The table alone cannot tell K classes from K - 1 and a null row, and a
     checkpoint without it is unconditional only if that was said: the key may have been lost."""
     table = shapes.of(LABELS)

@@ -30,13 +30,13 @@ def read_backbone(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
         "in_channels": channels,
         "patch_size": patch,
         "depth": shapes.count("blocks/mlp/fc1/kernel"),
-        "learn_sigma": _learn_sigma(shapes, patch, channels),
+        "learn_sigma": learn_sigma(shapes, patch, channels),
         "mlp_ratio": mlp_ratio(shapes.expect("blocks/mlp/fc1/kernel")[0], hidden, told),
     }
     return found | read_mixer(shapes, hidden, told)
 
 
-def _learn_sigma(shapes: Shapes, patch: int, channels: int) -> bool:
+def learn_sigma(shapes: Shapes, patch: int, channels: int) -> bool:
     """Whether the last layer has variance channels; ValueError for any other count of rows."""
     outputs = shapes.expect("final_layer/linear/kernel")[0]
     single = patch * patch * channels
