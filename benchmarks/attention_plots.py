@@ -39,7 +39,9 @@ STYLES = {
 def draw(axes: Axes, curves: dict[str, dict[int, float]], title: str, unit: str) -> None:
     for case, points in curves.items():
         colour, line = STYLES[case]
-        axes.plot(points.keys(), points.values(), line, marker="o", ms=4, color=colour, label=case)
+        axes.plot(
+            list(points), list(points.values()), line, marker="o", ms=4, color=colour, label=case
+        )
     ticks = sorted({side for points in curves.values() for side in points})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

@@ -149,6 +149,17 @@ EVALUATE: dict[str, tuple[list[str], str]] = {
     ),
 }
 
+COST: dict[str, tuple[list[str], str]] = {
+    "model": (["--model=DiTT-S/2"], "unknown model 'DiTT-S/2'; did you mean 'DiT-S/2'"),
+    "no model": (["--model=,"], "--model is empty; see cost --help"),
+    "another network": (["--model={vae}"], "a denoiser such as a DiT is needed"),
+    "resolutions": (["--resolutions=256,x"], "--resolutions '256,x': invalid literal"),
+    "patches": (["--resolutions=256,264"], "resolution 264 is not a multiple of 16, vae_factor 8"),
+    "factor": (["--vae_factor=3"], "--resolutions has 256; it must be a multiple of vae_factor 3"),
+    "dtype": (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'?"),
+    "out": (["--out={model}"], "holds config.json, which is not of this job; choose another --out"),
+}
+
 
 def call(monkeypatch: pytest.MonkeyPatch, job: str, arguments: list[str]) -> str:
     """Runs the door in this process and returns its one line."""
@@ -216,6 +227,17 @@ def test_encode_refuses(
     arguments = [argument.format(**models) for argument in arguments]
     flags = ["--config=configs/encode_folder.py", f"--out={tmp_path / 'out'}", *arguments]
     assert named in call(monkeypatch, "encode", flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", COST)
+def test_cost_refuses(
+    monkeypatch: pytest.MonkeyPatch, models: dict[str, Path], tmp_path: Path, case: str
+) -> None:
+    arguments, named = COST[case]
+    flags = ["--model=DiT-S/2", f"--out={tmp_path / 'out'}", "--compile_up_to=0"]
+    flags += ["--resolutions=256", *(argument.format(**models) for argument in arguments)]
+    assert named in call(monkeypatch, "cost", flags)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -353,6 +375,23 @@ def test_flags_reach_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_flags_reach_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.config.cost import CostConfig
+    from lit_jax.jobs import cost
+
+    calls: list[Any] = []
+    monkeypatch.setattr(cost, "cost", calls.append)
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "cost", "--model=DiT-S/2", "--out=o"])
+    door.main()
+    # The defaults of the flags are those of the configuration.
+    assert calls.pop() == CostConfig(("DiT-S/2",), "o")
+    flags = ["--model=m, CLEAR-S/2 window_size=4", "--out=o", "--resolutions=64,32", "--dtype=d"]
+    flags += ["--vae_factor=4", "--compile_up_to=32", "--batch_size=3"]
+    monkeypatch.setattr(sys, "argv", ["lit_jax", "cost", *flags])
+    door.main()
+    assert calls.pop() == CostConfig(("m", "CLEAR-S/2 window_size=4"), "o", (32, 64), 4, 32, 3, "d")
+
+
 def test_flags_reach_generate(monkeypatch: pytest.MonkeyPatch) -> None:
     from lit_jax.config.generate import GenerateConfig
     from lit_jax.jobs import generate
@@ -367,12 +406,13 @@ def test_flags_reach_generate(monkeypatch: pytest.MonkeyPatch) -> None:
 
     flags = "--negative_prompt=n --num_images=2 --steps=9 --guidance=3.5 --sampler=ddim --seed=4"
     flags += " --null_mask=own --dtype=bfloat16 --tile --batch_size=6 --max_length=70 --overwrite"
+    flags += " --window_size=7 --down_factor=3"
     given = ["--size=768x1344", *flags.split()]
     monkeypatch.setattr(sys, "argv", ["lit_jax", "generate", *required, *given])
     door.main()
     assert calls.pop() == GenerateConfig(
         *("m", "t", "v", "o.png", "a b, c", "", "", "n", 2, (768, 1344), "", "9", 3.5, "ddim", 4),
-        *("own", "bfloat16", True, 6, 70, True),
+        *("own", "bfloat16", True, 6, 70, True, 7, 3),
     )
     for source in ("prompt_file", "geneval"):
         flags = [*required[:4], f"--{source}=f", "--aspect_ratio=16:9"]

@@ -119,6 +119,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
     **{f"DiT {mixer}": ("DiT-XL/2", {"mixer": mixer}, 0.98) for mixer in MIXERS},
     "DiT without labels": ("DiT-S/2", {"num_classes": 0}, 0.98),
     "LiT": ("LiT-XL/2", {}, 0.98),
+    "CLEAR": ("CLEAR-XL/2", {"down_factor": 4}, 0.98),
     "DiG": ("DiG-XL/2", {"skip": True}, 0.98),
     "PixArt": (
         "PixArt-Sigma-XL/2",

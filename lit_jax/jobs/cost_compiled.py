@@ -56,6 +56,8 @@ def count(program: Program) -> Counted:
     traced = jax.jit(function, donate_argnums=overwritten).trace(*arguments)
     compiled = _compiled(traced.lower())
     memory = compiled.memory_analysis()
+    if memory is None:
+        raise ValueError(f"the compiler for {jax.default_backend()} does not say what it allocates")
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     flops = _flops(compiled) + _further_iterations(traced.jaxpr.jaxpr)

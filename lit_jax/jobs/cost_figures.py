@@ -109,7 +109,7 @@ def memory_figure(models: Mapping[str, Any]) -> Figure:
             found = {int(s): r["compiled"].get(program) for s, r in rows.items()}
             points = {side: one["peak"] / 2**30 for side, one in found.items() if one is not None}
             compiled |= points.keys()
-            axes.plot(points.keys(), points.values(), "o-", color=colour, label=text)
+            axes.plot(list(points), list(points.values()), "o-", color=colour, label=text)
         axes.set_title("forward pass" if program == "forward" else "training step")
         axes.set_ylabel("GiB of the compiled program")
     for axes in panels:
@@ -124,9 +124,11 @@ def heads_figure(table: Mapping[str, Any]) -> Figure:
     for axes, (size, row) in zip(panels, table.items(), strict=True):
         for name, style in (("printed", "o-"), ("multiplied", "o--")):
             points = {int(heads): value for heads, value in row[name].items()}
-            axes.plot(points.keys(), points.values(), style, label=f"linear, as {name}")
+            axes.plot(list(points), list(points.values()), style, label=f"linear, as {name}")
         axes.axhline(row["softmax"], color="black", linewidth=1, label="softmax")
         axes.set_xscale("log", base=2)
+        ticks = [2**power for power in range(8)]
+        axes.set_xticks(ticks, [str(heads) for heads in ticks])
         axes.set_title(f"{size}/2, 256 pixels")
         axes.set_xlabel("heads")
     panels[0].set_ylabel("GMAC of all attention layers")
@@ -139,7 +141,7 @@ def keys_figure(table: Mapping[str, Any]) -> Figure:
     figure, (axes,) = _figure(1, 6)
     for r, row in table.items():
         points = {int(side): 100 * share for side, share in row["share"].items()}
-        axes.plot(points.keys(), points.values(), "o-", label=f"r = {r}: {row['keys']} keys")
+        axes.plot(list(points), list(points.values()), "o-", label=f"r = {r}: {row['keys']} keys")
         axes.annotate(
             f"{points[8192]:.2f}%",
             (8192, points[8192]),

@@ -79,7 +79,7 @@ class Plan:
         seen: Counter[str] = Counter()
         found = []
         for index in range(self.config.num_samples):
-            found.append(0)
+            found.append(seen[self.prompt(index)])
             seen[self.prompt(index)] += 1
         return found
 

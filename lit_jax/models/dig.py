@@ -7,7 +7,7 @@ by rows; the same backwards; by columns; the same backwards.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -55,7 +55,7 @@ class TokenConv(nnx.Module):
 
 
 class DiGBlock(nnx.Module):
-    """adaLN-Zero block, then the convolution of the whole residual stream (DiG, section 3.3)."""
+    """adaLN-Zero block, and the convolution of the whole residual stream after it."""
 
     def __init__(self, config: DiGConfig, *, rngs: nnx.Rngs) -> None:
         D, dtype = config.hidden_size, config.dtype
@@ -67,15 +67,18 @@ class DiGBlock(nnx.Module):
     def __call__(
         self, x_BxNxD: jax.Array, c_BxD: jax.Array, grid: Grid
     ) -> tuple[jax.Array, jax.Array]:
-        """The output, and what the heads returned before their projection. `grid` has the rows and
-        columns of the order in which the tokens come."""
+        """The stream before `enhance`, and what the heads returned before their projection."""
         modulation = jnp.split(self.adaln(jax.nn.silu(c_BxD)), 6, axis=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
         x = x_BxNxD
         heads = self.attn.heads(modulate(layer_norm(x), shift_attn, scale_attn), grid)
         x = x + gate_attn[:, None] * self.attn.out(heads)
         x = x + gate_mlp[:, None] * self.mlp(modulate(layer_norm(x), shift_mlp, scale_mlp))
-        return x if self.dwc is None else self.dwc(x, grid), heads
+        return x, heads
+
+    def enhance(self, x_BxNxD: jax.Array, grid: Grid) -> jax.Array:
+        """The convolution on the rows and columns of the order in which the tokens come."""
+        return x_BxNxD if self.dwc is None else self.dwc(x_BxNxD, grid)
 
 
 class UnconditionalFinalLayer(nnx.Module):
@@ -123,100 +126,87 @@ class DiG(LabelledTransformer):
     ) -> tuple[jax.Array, Any]:
         """What is kept of the layers has its tokens by rows, whatever order the layer saw."""
         depth, skips = self.config.depth, self.config.skips
-        if not skips:
-            x, kept, _ = self._run(x_BxNxD, c_BxD, keep, range(depth))
-            return x, kept
-        # The first layers' outputs wait for the last layers, which take them in reverse.
-        x, first, waiting = self._run(x_BxNxD, c_BxD, keep, range(skips), collect=True)
-        x, middle, _ = self._run(x, c_BxD, keep, range(skips, depth - skips))
-        waiting = jax.tree.map(lambda leaf: leaf[::-1], waiting)
-        x, last, _ = self._run(x, c_BxD, keep, range(depth - skips, depth), waiting=waiting)
-        return x, _concatenate([first, middle, last])
+        if skips:
+            # The first layers' outputs wait for the last layers, which take them in reverse.
+            x, first, waiting = self._scan(x_BxNxD, c_BxD, keep, range(skips))
+            x, middle, _ = self._scan(x, c_BxD, keep, range(skips, depth - skips))
+            x, last, _ = self._scan(x, c_BxD, keep, range(depth - skips, depth), waiting[::-1])
+            parts = [first, middle, last]
+        else:
+            x, kept, _ = self._scan(x_BxNxD, c_BxD, keep, range(depth))
+            parts = [kept]
+        if parts[0] is None:
+            return x, None
+        kept_LxBxNxD = jnp.concatenate(parts)
+        return x, jnp.stack([self._by_rows(kept_LxBxNxD[i], i) for i in range(depth)])
 
-    def _run(
+    def _scan(
         self,
         x_BxNxD: jax.Array,
         c_BxD: jax.Array,
         keep: Keep,
         layers: range,
-        collect: bool = False,
-        waiting: jax.Array | None = None,
+        waiting_LxBxNxD: jax.Array | None = None,
     ) -> tuple[jax.Array, Any, Any]:
-        """The layers `layers`: their result, what is kept of each, and with `collect` the output of
-        each. `waiting` [layers, B, N, D] are earlier outputs, one per layer, joined by its skip.
-
-        A loop over groups of PERIOD layers, whose orders are those of every group; then the rest.
-        """
-        config = self.config
+        """The result of `layers`; stacked, what is kept of each; and the output of each when skips
+        wait for them. `waiting` are such outputs, one per layer, joined by its skip."""
         graphdef, stacked = nnx.split(self.blocks)
         skip_graphdef, skips = nnx.split(self.skip)
         stacked = jax.tree.map(lambda leaf: leaf[layers.start : layers.stop], stacked)
-        inputs = (stacked, None if waiting is None else (skips, waiting))
+        joins = None if waiting_LxBxNxD is None else (skips, waiting_LxBxNxD)
+        collect = layers.stop == self.config.skips
 
-        def run(x: jax.Array, inputs: Any, layer: int) -> tuple[jax.Array, Any]:
-            parameters, join = inputs
+        def layer(x: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+            index, parameters, join = inputs
             if join is not None:
                 skip, earlier = join
-                merged = jnp.concatenate([x, earlier], axis=-1)
-                x = nnx.merge(skip_graphdef, skip)(merged)
-            y, heads = nnx.merge(graphdef, parameters)(x, c_BxD, self._grid(layer))
-            kept = keep(self._by_rows(y, layer), self._by_rows(heads, layer))
-            y = self._reorder(y, layer)
-            return y, (kept, y if collect else None)
+                joined = jnp.concatenate([x, earlier], axis=-1)
+                x = nnx.merge(skip_graphdef, skip)(joined)
+            block = nnx.merge(graphdef, parameters)
+            y, heads = block(x, c_BxD, self.config.grid)
+            y = self._on_grid(block.enhance, y, index)
+            after = self._reorder(y, index)
+            return after, (keep(y, heads), after if collect else None)
 
-        def group(x: jax.Array, inputs: Any, size: int = PERIOD) -> tuple[jax.Array, Any]:
-            outs = []
-            for i in range(size):
-                # The number of a layer is static: it decides the order of the tokens.
-                step = checkpointed(lambda x, p, layer=layers.start + i: run(x, p, layer), config)
-                x, out = step(x, jax.tree.map(lambda leaf, i=i: leaf[i], inputs))
-                outs.append(out)
-            return x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outs)
-
-        whole = len(layers) // PERIOD * PERIOD
-        grouped = jax.tree.map(
-            lambda leaf: leaf[:whole].reshape(-1, PERIOD, *leaf.shape[1:]), inputs
+        x, (kept, outputs) = jax.lax.scan(
+            checkpointed(layer, self.config),
+            x_BxNxD,
+            (jnp.arange(layers.start, layers.stop), stacked, joins),
+            unroll=min(self.config.scan_unroll, len(layers)),
         )
-        x, outs, parts = x_BxNxD, None, []
-        if whole:
-            unroll = -(-config.scan_unroll // PERIOD)
-            x, outs = jax.lax.scan(group, x, grouped, unroll=unroll)
-            parts.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), outs))
-        if rest := len(layers) - whole:
-            x, outs = group(x, jax.tree.map(lambda leaf: leaf[whole:], inputs), rest)
-            parts.append(outs)
-        kept, collected = _concatenate(parts)
-        return x, kept, collected
+        return x, kept, outputs
 
-    def _by_columns(self, layer: int) -> bool:
-        return self.config.quad_dir and layer % PERIOD >= 2
-
-    def _grid(self, layer: int) -> Grid:
-        """Rows and columns of the order in which a layer sees the tokens."""
+    def _on_grid(
+        self, function: Callable[[jax.Array, Grid], jax.Array], x_BxNxD: jax.Array, layer: jax.Array
+    ) -> jax.Array:
+        """`function(x, grid)` for the rows and columns of the order in which a layer sees x."""
         rows, columns = self.config.grid
-        return (columns, rows) if self._by_columns(layer) else (rows, columns)
+        if rows == columns or not self.config.quad_dir:
+            return function(x_BxNxD, (rows, columns))
+        return jax.lax.cond(
+            layer % PERIOD >= 2,
+            lambda x: function(x, (columns, rows)),
+            lambda x: function(x, (rows, columns)),
+            x_BxNxD,
+        )
 
-    def _reorder(self, x_BxNxD: jax.Array, layer: int) -> jax.Array:
+    def _reorder(self, x_BxNxD: jax.Array, layer: jax.Array) -> jax.Array:
         """What lies between two layers: the tokens turned round, after odd layers also the grid
         transposed (spatial reorient-and-enhance module, DiG, section 3.3)."""
         x = x_BxNxD[:, ::-1] if self.config.bid_mode == "layer" else x_BxNxD
-        if not self.config.quad_dir or layer % 2 == 0:
+        if not self.config.quad_dir:
             return x
-        return _transposed(x, self._grid(layer))
+        return jnp.where(layer % 2 == 1, self._on_grid(_transposed, x, layer), x)
 
     def _by_rows(self, x_BxNxD: jax.Array, layer: int) -> jax.Array:
         """The tokens of a layer in the order in which they entered the network."""
         backwards = self.config.bid_mode == "layer" and layer % 2 == 1
         x = x_BxNxD[:, ::-1] if backwards else x_BxNxD
-        return _transposed(x, self._grid(layer)) if self._by_columns(layer) else x
+        by_columns = self.config.quad_dir and layer % PERIOD >= 2
+        return _transposed(x, self.config.grid[::-1]) if by_columns else x
 
 
 def _transposed(x_BxNxD: jax.Array, grid: Grid) -> jax.Array:
     """Tokens of a grid by its columns instead of its rows."""
     B, N, D = x_BxNxD.shape
     return x_BxNxD.reshape(B, *grid, D).transpose(0, 2, 1, 3).reshape(B, N, D)
-
-
-def _concatenate(parts: Sequence[Any]) -> Any:
-    """Trees of stacked arrays, one after the other."""
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)

@@ -95,6 +95,7 @@ def test_refuses_what_is_no_schema(tmp_path: Path) -> None:
         ({"colour": 1}, "unknown key of .*schema.json 'colour'"),
         ({"count": "7"}, r"schema.json.count is '7' \(str\); it must be int"),
         ({"dtype": None}, "schema.json.dtype is None"),
+        ({"moments": "median"}, "unknown moments in .*schema.json 'median'"),
     ],
 )
 def test_refuses_other_content(tmp_path: Path, change: dict[str, object], message: str) -> None:

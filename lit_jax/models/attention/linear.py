@@ -79,8 +79,10 @@ def depthwise_conv(
     v = jnp.pad(v, ((0, 0), (pad, pad), (pad, pad), (0, 0), (0, 0)))
     total = jnp.broadcast_to(bias_d, (B, R, C, H, d))
     for row in range(K):
+        # One shift per row of the kernel: where devices share an image, an exchange of halos each.
+        rows = v[:, row : row + R]
         for column in range(K):
-            total = total + v[:, row : row + R, column : column + C] * kernel_KxKxd[row, column]
+            total = total + rows[:, :, column : column + C] * kernel_KxKxd[row, column]
     return total.reshape(B, N, H, d)
 
 

@@ -120,9 +120,9 @@ def _asked(
         named = {"family": row["family"]}
         if name in SIZES:
             named = {k: v for k, v in row.items() if k not in ("mixer", "model_max_length")}
+            named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
         if row.get("mixer") == "window":  # of which the keys tell nothing
             named["mixer"] = "window"
-            named |= {"mlp_ratio": 4.0} if "mlp_ratio" in fields else {}
         _check_named(name, named, beside)
     if named.get("family") == "LiT" and layout.config is not DiTConfig:
         named["family"] = layout.config.family  # a text-to-image LiT is a PixArt
