@@ -1,6 +1,6 @@
-"""The picture of `benchmarks/attention.py`, from its JSON file.
+"""The pictures of `benchmarks/attention.py`, from the JSON files that are there.
 
-    python benchmarks/attention_plots.py benchmarks/results/attention_cpu.json
+    python benchmarks/attention_plots.py
 
 Time and memory against resolution, modules above, networks below. Writes
 `attention_<platform>.png` beside the JSON file and into docs/images.
@@ -9,7 +9,6 @@ Time and memory against resolution, modules above, networks below. Writes
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,4 +84,5 @@ def plot(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    plot(Path(sys.argv[1]))
+    for result in sorted((Path(__file__).parent / "results").glob("attention_*.json")):
+        plot(result)

@@ -157,6 +157,9 @@ def tables(report: Mapping[str, Any]) -> list[str]:
             rest = f"{row['paper']} | {fid}" if quoted else f"{row['steps']:,}"
             lines.append(f"| {row['label']} | {distance} | {accuracy} | {rest} |")
         lines.append("")
+        known = [name for name, row in ROWS.items() if row.table == table]
+        if missing := [ROWS[name].label for name in known if name not in report["rows"]]:
+            lines += [f"Not run: {', '.join(missing)}.", ""]
     return lines
 
 

@@ -21,7 +21,7 @@ GUIDELINES = {
     3: "start from a converged softmax model",
     4: "do not inherit the projections of its attention",
     5: "distil noise and variance from a strong teacher",
-    6: "(not in the paper) softmax within circles keeps what its teacher has learned",
+    6: "(not in the paper) softmax within circles stays nearest to its teacher",
 }
 
 # Two-sided 5 % points of Student's t for 1, 2, ... degrees of freedom (seeds - 1).

@@ -151,6 +151,8 @@ def test_job(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: An
     }
     rows = [line for line in text.splitlines() if line.startswith(("|  64 |", "| 128 |"))]
     assert [row.count(" - |") for row in rows] == [0, 4, 0, 4]
+    softmax, linear = text.split("## ")[1:]
+    assert "Eq. 4" in linear.split("Compiled with")[0] and "Eq. 4" not in softmax
     assert [row.endswith("   1 |") for row in rows] == [True, False, True, False]
 
     calls: list[Any] = []

@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from configs import common
 from lit_jax.config import DistillConfig, InheritConfig, ModelSpec, TrainConfig, from_mapping
 from lit_jax.jobs import train as job
-from lit_jax.models import zoo
 from lit_jax.training import checkpoint
 from lit_jax.training.metrics import read_trace
 from lit_jax.weights import folder

@@ -172,7 +172,7 @@ def traced_products(config: DenoiserConfig) -> int:
     return products(jax.make_jaxpr(zoo.apply_fn(config))(*arguments).jaxpr)
 
 
-TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": (12, 20), "mlp_ratio": 2.0}
+TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": (10, 22), "mlp_ratio": 2.0}
 TEXT = {"caption_channels": 10, "model_max_length": 7}
 COMPRESSED = {"scale_factor": 2, "kv_compress_layer": (1,)}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {

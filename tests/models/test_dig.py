@@ -37,7 +37,9 @@ from lit_jax.models.zoo import (
 )
 from lit_jax.weights.convert import export_params, import_params
 
-FORWARD, GRADIENT = 1e-5, 5e-5
+# The golden gradients themselves are 1.7e-4 away from those of float64 (ours 5e-5): the norm of a
+# head with a small output magnifies what single precision loses.
+FORWARD, GRADIENT = 1e-5, 3e-4
 
 CASES = ("dig_dwconv_qdir", "dig_dwconv_qdir_skip")
 SOURCES = [
