@@ -96,7 +96,7 @@ class UnconditionalFinalLayer(nnx.Module):
 
 def _closed_skip(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     """[I | 0]: the stream passes, the connection adds nothing."""
-    return jnp.eye(*shape, dtype=dtype)
+    return jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
 class DiG(LabelledTransformer):
@@ -117,7 +117,7 @@ class DiG(LabelledTransformer):
         def skip(r: nnx.Rngs) -> Dense:
             return Dense(2 * D, D, kernel_init=init, dtype=dtype, rngs=r)
 
-        self.skip = nnx.vmap(skip)(rngs.split(config.skips)) if config.skips else None
+        self.skip: Any = nnx.vmap(skip)(rngs.split(config.skips)) if config.skips else None
         final = FinalLayer if config.num_classes else UnconditionalFinalLayer
         self.final_layer = final(config, rngs=rngs)
 

@@ -235,6 +235,7 @@ def loss_and_gradient(config: DiGConfig) -> Callable[..., Any]:
     return jax.jit(jax.grad(loss, has_aux=True))
 
 
+@pytest.mark.slow
 def test_unrolling_and_remat_keep_output_and_gradient() -> None:
     """Of the U-shape, 6 layers in parts of two."""
     plain = tiny(depth=6, skip=True, input_size=2, patch_size=1)

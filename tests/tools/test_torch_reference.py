@@ -185,7 +185,7 @@ def test_outputs_need_no_gradients_and_leave_the_state_alone() -> None:
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match="layout 'DiT/timm' .*DiT/diffusers, DiT/dit, DiT/lit"):
         torch_reference.outputs({}, "DiT/timm", {}, {})
-    with pytest.raises(ValueError, match="family 'UNet' .*AutoencoderKL, DiT"):
+    with pytest.raises(ValueError, match="family 'UNet' .*AutoencoderKL, CLEAR, DiG, DiT"):
         torch_reference.random_inputs("UNet", {})
 
 

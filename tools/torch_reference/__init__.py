@@ -35,6 +35,7 @@ LAYOUTS: dict[str, Callable[[State, Architecture, Inputs], Outputs]] = {
 RANDOM_INPUTS: dict[str, Callable[[Architecture, int], dict[str, torch.Tensor]]] = {
     "DiT": dit.random_inputs,
     "LiT": dit.random_inputs,
+    "CLEAR": dit.random_inputs,
     "DiG": dit.random_inputs,
     "PixArt": pixart.random_inputs,
     "AutoencoderKL": autoencoder.random_inputs,

@@ -30,6 +30,7 @@ from tools.torch_reference.layers import (
     split_sigma,
     square_size,
     unpatched,
+    window_attention,
 )
 from tools.torch_reference.library import filled, library
 
@@ -80,9 +81,12 @@ def mix(
     state: State, name: str, architecture: Architecture, x: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
     """Self-attention of one block, [B, N, D] -> [B, N, D]."""
-    if architecture["mixer"] != "softmax":
+    if architecture["mixer"] not in ("softmax", "window"):
         return linear_attention(state, name, architecture, x, grid)
     q, k, v = linear(state, f"{name}.qkv", x).chunk(3, dim=-1)
+    if architecture["mixer"] == "window":
+        mixed = window_attention(state, name, architecture, (q, k, v), grid)
+        return linear(state, f"{name}.proj", mixed)
     return linear(state, f"{name}.proj", softmax_attention(q, k, v, architecture["num_heads"]))
 
 

@@ -137,6 +137,31 @@ def softmax_attention(
     return merge(scores.softmax(dim=-1) @ v)
 
 
+def window_attention(
+    state: State,
+    name: str,
+    architecture: Architecture,
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    grid: tuple[int, int],
+) -> torch.Tensor:
+    """CLEAR: each of q [B, N, D] sees the keys at a distance below `window_size` and, where there
+    are weights for them, sums over patches of keys and values."""
+    q, k, v = qkv
+    y, x = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
+    squares = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
+    seen = squares < architecture["window_size"] ** 2
+    if (weight := state.get(f"{name}.spatial_weight")) is not None:
+        f = weight.shape[3]
+        shape = (grid[0] // f, f, grid[1] // f, f)
+        weight = weight.reshape(1, 1, f, 1, f, 1)
+        sums = [(a.unflatten(1, shape) * weight).sum(dim=(2, 4)).flatten(1, 2) for a in (k, v)]
+        k, v = torch.cat([k, sums[0]], dim=1), torch.cat([v, sums[1]], dim=1)
+        seen = F.pad(seen, (0, sums[0].shape[1]), value=True)
+    q, k, v = (split(a, architecture["num_heads"]) for a in (q, k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return merge(scores.masked_fill(~seen, -math.inf).softmax(dim=-1) @ v)
+
+
 def linear_attention(
     state: State, name: str, architecture: Architecture, x: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:

@@ -29,6 +29,7 @@ from tools.torch_reference.layers import (
     split_sigma,
     square_size,
     unpatched,
+    window_attention,
 )
 from tools.torch_reference.library import filled, library
 
@@ -79,7 +80,7 @@ def random_grid(architecture: Architecture) -> tuple[int, int]:
     if architecture["mixer"] == "focused":
         return nominal  # its position encoding belongs to one grid
     compression = architecture["kv_compress_config"]
-    step = compression["scale_factor"] if compression else 1
+    step = compression["scale_factor"] if compression else architecture["down_factor"] or 1
     rows = min(nominal[0], LARGEST_GRID[0])
     columns = min(nominal[1] * 3 // 2, LARGEST_GRID[1])
     return max(rows // step, 1) * step, max(columns // step, 1) * step
@@ -130,7 +131,7 @@ def mix(
 ) -> torch.Tensor:
     """Self-attention of one block, [B, N, D] -> [B, N, D]."""
     name, compression = f"blocks.{block}.attn", architecture["kv_compress_config"]
-    if architecture["mixer"] != "softmax":
+    if architecture["mixer"] not in ("softmax", "window"):
         return linear_attention(state, name, architecture, x, grid)
     q, k, v = linear(state, f"{name}.qkv", x).chunk(3, dim=-1)
     if architecture["qk_norm"]:
@@ -138,6 +139,9 @@ def mix(
     if compression and block in compression["kv_compress_layer"]:
         factor, sampling = compression["scale_factor"], compression["sampling"]
         k, v = (fewer(state, name, a, grid, factor, sampling) for a in (k, v))
+    if architecture["mixer"] == "window":
+        mixed = window_attention(state, name, architecture, (q, k, v), grid)
+        return linear(state, f"{name}.proj", mixed)
     return linear(state, f"{name}.proj", softmax_attention(q, k, v, architecture["num_heads"]))
 
 
@@ -184,7 +188,7 @@ def cross_heads(architecture: Architecture) -> int:
     heads: int = architecture["num_heads"]
     if architecture["cross_num_heads"] is not None:
         return int(architecture["cross_num_heads"])
-    if architecture["mixer"] == "softmax":
+    if architecture["mixer"] in ("softmax", "window"):
         return heads
     return RELEASED_HEADS.get(architecture["hidden_size"], heads)
 
