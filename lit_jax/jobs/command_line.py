@@ -119,7 +119,7 @@ JOB_FLAGS["generate"] = (
     (TEXT, "size", "", "HEIGHTxWIDTH in pixels, as 768x1344; default: that of the model."),
 )
 
-_COUNTED = {field.name: field.default for field in dataclasses.fields(CostConfig)}
+_COUNTED: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(CostConfig)}
 
 JOB_FLAGS["cost"] = (
     (TEXT, "model", None, "Names or model folders, with commas; arguments follow after spaces."),
