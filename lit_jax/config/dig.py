@@ -14,9 +14,10 @@ MLP_MULTIPLE = 256
 """The inner width of the MLP is rounded up to a multiple of this."""
 
 
-def mlp_width(hidden_size: int, mlp_ratio: float) -> int:
-    """Inner width of an MLP with three matrices: 2/3 mlp_ratio D, rounded up to a multiple."""
-    return -(-int(hidden_size * mlp_ratio * 2 / 3) // MLP_MULTIPLE) * MLP_MULTIPLE
+def mlp_width(hidden_size: int) -> int:
+    """Inner width of the MLP: 8/3 D, rounded up to a multiple. Its three matrices are then about as
+    large as two of ratio 4."""
+    return -(-int(hidden_size * 8 / 3) // MLP_MULTIPLE) * MLP_MULTIPLE
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class DiGConfig(LabelledShape):
     `num_heads` of values. Layers differ in the order in which they see the tokens: with `bid_mode`
     "layer" every other one sees them backwards, with `quad_dir` two of four by columns. `dw_conv`
     is the convolution of `conv_kernel_size` after a layer. `skip` is the U-shaped variant; with
-    `skip_zero` its connections start closed. The MLP is as large as one of `mlp_ratio` D with two
-    matrices; the official one has ratio 4 whatever it is told.
+    `skip_zero` its connections start closed. `mlp_ratio` is an argument of the official constructor
+    that its MLP takes no notice of, and neither does this one.
     """
 
     family: str = "DiG"
@@ -89,7 +90,7 @@ class DiGConfig(LabelledShape):
     @property
     def mlp_width(self) -> int:
         """Inner width of the MLP."""
-        return mlp_width(self.hidden_size, self.mlp_ratio)
+        return mlp_width(self.hidden_size)
 
     @property
     def skips(self) -> int:

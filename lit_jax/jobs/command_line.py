@@ -124,7 +124,7 @@ _COUNTED: dict[str, Any] = {field.name: field.default for field in dataclasses.f
 JOB_FLAGS["cost"] = (
     (TEXT, "model", None, "Names or model folders, with commas; arguments follow after spaces."),
     (TEXT, "out", None, "Folder of the tables and plots; the same command again resumes it."),
-    (TEXT, "resolutions", ",".join(map(str, _COUNTED["resolutions"])), "Sides in pixels."),
+    (TEXT, "resolutions", ",".join(map(str, CostConfig.resolutions)), "Sides in pixels."),
     (NUMBER, "vae_factor", _COUNTED["vae_factor"], "Pixels per latent pixel; 1: no latents."),
     (NUMBER, "compile_up_to", _COUNTED["compile_up_to"], "Compile up to this side; 0: nothing."),
     (NUMBER, "batch_size", _COUNTED["batch_size"], "Images of the compiled programs."),

@@ -59,7 +59,7 @@ def test_training_checkpoint_there_and_back(tmp_path: Path) -> None:
         {"input_size": (4, 6), "depth": 6, "skip": True},
         {"bid_mode": "seq", "conv_kernel_size": 5, "expand_k": 0.25, "expand_v": 1.5},
         {"quad_dir": False, "num_classes": 0, "learn_sigma": False},
-        {"dw_conv": False, "depth": 3, "mlp_ratio": 48.0},
+        {"dw_conv": False, "depth": 3, "mlp_ratio": 3.0},
     ],
     ids=str,
 )

@@ -46,7 +46,6 @@ def test_official_files_need_no_flags_and_come_back_bit_by_bit(case: str) -> Non
         {"num_classes": 0},
         {"dw_conv": False},
         {"conv_kernel_size": 5, "learn_sigma": False},
-        {"mlp_ratio": 48.0},
         {"class_dropout_prob": 0.0},
     ],
     ids=str,
@@ -75,7 +74,7 @@ def test_a_named_size_is_checked() -> None:
     ("key", "shape", "message"),
     [
         ("blocks.0.attn.g_norm_swish_gate.weight", (5,), "has 5 channels, which do not divide the"),
-        ("blocks.0.mlp.down_proj.weight", (16, 100), "has 100 columns; the inner width of an MLP"),
+        ("blocks.0.mlp.down_proj.weight", (16, 100), "has 100 columns; the inner width of the MLP"),
         ("blocks.0.attn.q_proj.weight", None, "key 'blocks.0.attn.q_proj.weight' is missing"),
     ],
 )

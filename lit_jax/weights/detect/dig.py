@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.config.dig import MLP_MULTIPLE, mlp_width
+from lit_jax.config.dig import mlp_width
 from lit_jax.weights.detect.dit import LABELS, label_table
 from lit_jax.weights.detect.positions import square_size, why_no_size
 from lit_jax.weights.detect.shapes import Detector, Shapes
@@ -22,8 +22,6 @@ REQUIRED = {
     "blocks/attn/g_norm/scale": 1,
 }
 
-OFFICIAL_RATIO = 4.0
-
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     """All fields but the order of the tokens, which leaves no trace in a file.
@@ -33,6 +31,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
     hidden, channels, patch, _ = shapes.expect("x_embedder/kernel")
     keys, values = (shapes.expect(f"blocks/attn/{name}/kernel")[0] for name in ("q", "v"))
     depth = shapes.count("blocks/mlp/down/kernel")
+    _check_mlp(shapes, hidden)
     found: dict[str, Any] = {
         "family": "DiG",
         "mixer": "gated",
@@ -44,7 +43,6 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
         "num_heads": _heads(shapes, values),
         "expand_k": _expansion("expand_k", keys, hidden, told),
         "expand_v": _expansion("expand_v", values, hidden, told),
-        "mlp_ratio": _mlp_ratio(shapes, hidden, told),
         "skip": shapes.of("skip/kernel", block=depth - 1) is not None,
         "dw_conv": "blocks/dwc/kernel" in shapes,
     }
@@ -76,16 +74,14 @@ def _expansion(name: str, width: int, hidden: int, told: Mapping[str, Any]) -> f
     return ratio if int(hidden * ratio) == width else float(np.nextafter(ratio, np.inf))
 
 
-def _mlp_ratio(shapes: Shapes, hidden: int, told: Mapping[str, Any]) -> float:
-    """The ratio that was told if it leads to the stored width, else the official one, else any."""
-    width = shapes.expect("blocks/mlp/down/kernel")[1]
-    if width % MLP_MULTIPLE:
+def _check_mlp(shapes: Shapes, hidden: int) -> None:
+    """The inner width follows from the hidden size; ValueError for another one."""
+    width, official = shapes.expect("blocks/mlp/down/kernel")[1], mlp_width(hidden)
+    if width != official:
         raise ValueError(
-            f"{shapes.key('blocks/mlp/down/kernel')!r} has {width} columns; the inner width of an"
-            f" MLP is a multiple of {MLP_MULTIPLE}"
+            f"{shapes.key('blocks/mlp/down/kernel')!r} has {width} columns; the inner width of the"
+            f" MLP of a DiG of hidden_size {hidden} is {official}"
         )
-    ratios = (told.get("mlp_ratio", OFFICIAL_RATIO), OFFICIAL_RATIO, 1.5 * width / hidden)
-    return next(float(ratio) for ratio in ratios if mlp_width(hidden, ratio) == width)
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
