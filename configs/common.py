@@ -145,9 +145,8 @@ def clear(config: ConfigDict, window: str) -> None:
     radius, _, factor = window.partition("-")
     config.model.overrides.window_size = int(radius.removeprefix("r"))
     config.inherit.policy = "all"
-    if factor:  # the weights of the pooled tokens are new
+    if factor:
         config.model.overrides.down_factor = int(factor.removeprefix("f"))
-        config.inherit.reinitialise = ("^blocks/attn/pool/",)
     config.inherit.freeze = (r"^(?!blocks/attn/(q|k|v|out|pool)/)",)
     config.distill.noise_weight = 0.5
     config.distill.variance_weight = 0.0

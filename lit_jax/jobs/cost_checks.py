@@ -82,6 +82,10 @@ def check(config: CostConfig) -> Plan:
     return Plan(config, out, networks, request)
 
 
+SET_BY_FLAGS = {"input_size": "--resolutions", "dtype": "--dtype"}
+"""Arguments of a model that this job chooses itself."""
+
+
 def denoiser(text: str) -> DenoiserConfig:
     """The configuration of a model folder, or of a name and arguments: "CLEAR-S/2 window_size=16".
 
@@ -95,6 +99,10 @@ def denoiser(text: str) -> DenoiserConfig:
         key, equals, value = setting.partition("=")
         if not equals:
             raise ValueError(f"--model {text!r}: {setting!r} is not of the form NAME=VALUE")
+        if key in SET_BY_FLAGS:
+            raise ValueError(
+                f"--model {text!r}: {key} is that of {SET_BY_FLAGS[key]}; leave it out"
+            )
         overrides[key] = _value(value)
     if name.startswith((".", "/")):
         raise ValueError(f"--model {text}: there is no such folder")

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 
 from lit_jax.config import DenoiserConfig, DiGConfig, MixerConfig, PixArtConfig
-from lit_jax.models.attention.gated import CHUNK, LOW_RANK
+from lit_jax.models.attention.gated import LOW_RANK, partition
 
 Macs = dict[str, int]
 """Component -> MACs: "projections", "attention" (the core) and "convolution" (filters over the
@@ -107,16 +107,16 @@ def gated_macs(config: DenoiserConfig) -> Macs:
     Projections: N (2 D Dk + 3 D Dv + 16 (D + Dk)), the last for the decays, of rank 16. Per token
     the state of h matrices Dk/h x Dv/h is written and read, 2 Dk Dv / h; a query is compared with
     the keys of its chunk up to its own, Dk (C + 1) / 2 on average, and weighs all values of the
-    chunk, C Dv. The last chunk is filled up.
+    chunk, C Dv. The last segment is filled up.
     """
     assert isinstance(config, DiGConfig)
     N, D, Dk, Dv = config.num_tokens, config.hidden_size, config.key_dim, config.value_dim
-    chunks = math.ceil(N / CHUNK)
-    per_token = 2 * Dk * Dv // config.num_heads + Dk * (CHUNK + 1) // 2 + CHUNK * Dv
+    chunk, segment = partition(N)
+    per_token = 2 * Dk * Dv // config.num_heads + Dk * (chunk + 1) // 2 + chunk * Dv
     size = config.conv_kernel_size if config.dw_conv else 0
     return {
         "projections": N * (2 * D * Dk + 3 * D * Dv + LOW_RANK * (D + Dk)),
-        "attention": chunks * CHUNK * per_token,
+        "attention": math.ceil(N / segment) * segment * per_token,
         "convolution": size**2 * N * D,
     }
 

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import DenoiserConfig, LabelledConfig, NetworkConfig, PixArtConfig
+from lit_jax.config import DenoiserConfig, DiGConfig, LabelledConfig, NetworkConfig, PixArtConfig
 from lit_jax.models import pixart
 from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.zoo import Params
@@ -203,7 +203,14 @@ def start_import(
     reasons = {key: layout.reason_to_drop(key) for key in state if key not in expected}
     dropped = {key: reason for key, reason in reasons.items() if reason is not None}
     shapes = {path: tuple(leaf.shape) for path, leaf in abstract_leaves(config).items()}
-    return Import(state, layout, config, expected, shapes, dropped, progress)
+    work = Import(state, layout, config, expected, shapes, dropped, progress)
+    if isinstance(config, DiGConfig):
+        work.notes.append(
+            "no tensor tells in which order a DiG sees its tokens; it is"
+            f" bid_mode={config.bid_mode!r}, quad_dir={config.quad_dir}, as in the published models"
+            " unless --set says otherwise"
+        )
+    return work
 
 
 def import_params(

@@ -192,6 +192,10 @@ def test_figures_reproduce_the_papers() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"models": ("DiTT-S/2",)}, "unknown model 'DiTT-S/2'; did you mean 'DiT-S/2'"),
     "argument": ({"models": ("DiT-S/2 dept=1",)}, "unknown argument of DiT-S/2 'dept'"),
+    "a size": (
+        {"models": ("DiT-S/2 input_size=64",)},
+        "input_size is that of --resolutions; leave it out",
+    ),
     "no value": ({"models": ("DiT-S/2 depth",)}, "'depth' is not of the form NAME=VALUE"),
     "folder": ({"models": ("/no/model",)}, "there is no such folder"),
     "network": ({"models": ("SD-VAE",)}, "is a AutoencoderKL; a denoiser such as a DiT is needed"),

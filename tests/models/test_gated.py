@@ -23,6 +23,7 @@ from lit_jax.models.attention.gated import (
     gated_linear_attention,
     gated_linear_attention_explicit,
     gated_linear_attention_recurrent,
+    partition,
 )
 
 FORMS: dict[str, Callable[..., Any]] = {
@@ -125,6 +126,14 @@ def test_memory_is_linear_in_the_tokens() -> None:
 def test_unfit_chunks(chunk: int, segment: int) -> None:
     with pytest.raises(ValueError, match=f"chunk is {chunk} and segment {segment}; a power of two"):
         gated_linear_attention(*draw(3), chunk=chunk, segment=segment)
+
+
+def test_segments_fit_the_tokens() -> None:
+    """No more than one chunk per segment is beyond the last token."""
+    assert partition(16_384) == (64, 512)
+    assert partition(576) == (64, 320), "2 segments of 5 chunks, not 2 of 8"
+    assert partition(20) == (32, 32)
+    assert partition(1) == (1, 1)
 
 
 # --- golden ---

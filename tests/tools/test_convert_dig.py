@@ -36,13 +36,16 @@ def test_reference(case: str, folder: Path) -> None:
     assert error(out, arrays["out"]) < FORWARD
 
 
-def test_training_checkpoint_there_and_back(tmp_path: Path) -> None:
+def test_training_checkpoint_there_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A file as the official train script writes it; the moving average is the default."""
     case = "dig_dwconv_qdir"
     ema = {key: torch.from_numpy(value) for key, value in load_state_dict(COPIES, case).items()}
     model = {key: value if key == "pos_embed" else -value for key, value in ema.items()}
     torch.save({"model": model, "ema": ema, "opt": {}, "args": {}}, tmp_path / "dig.pt")
     assert main(["--src", str(tmp_path / "dig.pt"), "--dst", str(tmp_path / "m"), "--verify"]) == 0
+    assert "note: no tensor tells in which order a DiG sees its tokens" in capsys.readouterr().out
     back = tmp_path / "dig.safetensors"
     export = ["--export", "--src", str(tmp_path / "m"), "--dst", str(back), "--layout", "dig"]
     assert main(export) == 0

@@ -95,6 +95,15 @@ def gated_linear_attention_explicit(
     return einsum("bhts,bshe->bthe", A_BxHxNxN, v), state
 
 
+def partition(tokens: int, chunk: int = CHUNK, segment: int = SEGMENT) -> tuple[int, int]:
+    """Tokens of a chunk and of a segment, at most those given: segments of one length with as few
+    chunks as possible beyond the last token."""
+    chunk = min(chunk, 1 << (tokens - 1).bit_length())
+    chunks = -(-tokens // chunk)
+    segments = -(-chunks // (segment // chunk))
+    return chunk, -(-chunks // segments) * chunk
+
+
 def gated_linear_attention(
     q_BxNxHxk: jax.Array,
     k_BxNxHxk: jax.Array,
@@ -116,9 +125,8 @@ def gated_linear_attention(
             " needed"
         )
     B, N, H, k = q_BxNxHxk.shape
-    chunk = min(chunk, 1 << (N - 1).bit_length())
+    chunk, L = partition(N, chunk, segment)
     start = jnp.zeros((B, H, k, v_BxNxHxe.shape[-1]))
-    L = min(segment, -(-N // chunk) * chunk)
     body = jax.checkpoint(functools.partial(_segment, chunk=chunk), prevent_cse=False)
 
     def segments(x_BxNxHxc: jax.Array) -> jax.Array:
