@@ -42,6 +42,9 @@ TITLES = {
 }
 SCORES = ("frechet_distance", "accuracy")
 
+WIDE = 8.0
+"""A table whose largest distance is so many times its smallest has a logarithmic axis."""
+
 BEGIN, END = "<!-- from roadmap.json -->", "<!-- end -->"
 
 Values = Mapping[int, float]  # seed -> score
@@ -249,6 +252,13 @@ def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]
         capsize=4,
         label="FDD, mean and spread (left)",
     )
+    if max(means) > WIDE * min(means):
+        # One row far off would press all others onto a line.
+        axes.set_yscale("log")
+        axes.set_ylim(0.8 * min(means), 1.3 * max(map(sum, zip(means, spreads, strict=True))))
+        ticks = [tick for tick in (0.2, 0.5, 1, 2, 5, 10, 20) if tick > 0.8 * min(means)]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
     axes.set_title(title, fontsize=11)
     labels = [row["label"].replace(", λ2", "\nλ2").replace(" + ", "\n+ ") for row in rows]
     axes.set_xticks(places, labels, fontsize=8, rotation=40, ha="right")
