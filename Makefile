@@ -21,7 +21,7 @@ RUNTIME := $(VENV)/.runtime-$(shell { pwd; cat requirements.txt; } | cksum | cut
 TESTING := $(VENV)/.testing-$(shell { pwd; cat requirements.txt requirements-test.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-t2i generate roadmap teacher t2i-models teacher-t2i test lint format bench install clean
+.PHONY: help demo demo-t2i generate roadmap teacher t2i-models teacher-t2i test test-all lint format bench install clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,7 +40,7 @@ generate: t2i-models  ## the shipped tiny LiT draws: make generate PROMPT="two r
 t2i-models: $(RUNTIME)  ## only convert the shipped text-to-image models, into runs/t2i-models
 	$(PY) -m demo.t2i.models
 
-roadmap: $(RUNTIME)  ## the paper's Tables 1-4 in miniature, three seeds (an hour), in runs/roadmap
+roadmap: $(RUNTIME)  ## the paper's Tables 1-4 and LiT's siblings in miniature, three seeds (hours), in runs/roadmap
 	$(PY) demo/roadmap.py $(ARGS)
 
 teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export it
@@ -49,8 +49,11 @@ teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export
 teacher-t2i: $(RUNTIME)  ## train the teacher of demo-t2i again (most of an hour) and export it
 	$(PY) -m demo.t2i.train_teacher
 
-test: $(TESTING)  ## run the tests (one file or option: make test ARGS="tests/test_x.py -x")
-	$(PY) -m pytest -q $(if $(ARGS),$(ARGS),$(WORKERS))
+test: $(TESTING)  ## run the tests but the slow ones (others: make test ARGS="tests/test_x.py -x")
+	$(PY) -m pytest -q $(if $(ARGS),$(ARGS),-m "not slow" $(WORKERS))
+
+test-all: $(TESTING)  ## run all tests, with those that kill real jobs and start them again
+	$(PY) -m pytest -q $(WORKERS)
 
 lint: $(TESTING)  ## ruff check, ruff format --check, mypy
 	$(PY) -m ruff check .

@@ -123,7 +123,9 @@ def train_student(
     config = importlib.import_module("configs.shapes_lit").get_config(recipe)
     changed = {"seed": seed, "data.data_dir": str(out), "data.vae": str(shipped["vae"])}
     if steps is not None:
+        warmup = min(config.optimizer.warmup_steps, steps // 4)
         changed |= {"total_steps": steps, "checkpoint_every": steps}
+        changed |= {"optimizer.warmup_steps": warmup}
     for key in ("inherit.source", "distill.teacher"):
         group, name = key.split(".")
         if config[group][name]:

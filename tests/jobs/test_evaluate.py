@@ -318,7 +318,7 @@ def test_sample_folders_that_cannot_be_used(place: Place, tmp_path: Path) -> Non
     (folder / "sample.json").write_text('{"count": 32, "dtype": "bfloat16"}')
     record, _ = place.run(tmp_path / "m.json", samples=folder)
     warnings = "\n".join(record["warnings"])
-    assert "sample.json does not say: model, weights_sha256, sampler" in warnings
+    assert "sample.json does not say: model, weights_sha256, windows, sampler" in warnings
     assert "drawn in bfloat16" in warnings and record["samples"]["dtype"] == "bfloat16"
 
 

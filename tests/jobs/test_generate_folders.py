@@ -115,6 +115,7 @@ def job(config: GenerateConfig, name: str, out: Path) -> None:
     generate(dataclasses.replace(config, out=str(out / name)))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(folders: Folders, metadata: str, tmp_path: Path) -> None:
     """Whatever is there already, what is left is drawn in the same batches."""
     config = config_for(folders, Path("out"), geneval=metadata, num_images=IMAGES)

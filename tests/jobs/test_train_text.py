@@ -126,6 +126,7 @@ def test_first_loss_is_the_teachers_when_everything_is_inherited(
     assert line["variance_distillation"] < 1e-10
 
 
+@pytest.mark.slow
 def test_batches_of_several_sizes_and_resume(
     captioned: DataConfig, pixart: Path, tmp_path: Path
 ) -> None:

@@ -83,7 +83,7 @@ def test_export_refusals(capsys: pytest.CaptureFixture[str]) -> None:
     export = ["--export", "--src", "m", "--dst"]
     err = refused(capsys, *export, "x.safetensors", "--layout", "dit")
     assert "cannot hold a LiT model with the 'linear' mixer; use layout 'lit'" in err
-    assert "--export needs --layout (dit | lit | diffusers | pixart" in refused(
+    assert "--export needs --layout (dit | lit | diffusers | dig | pixart" in refused(
         capsys, *export, "x.safetensors"
     )
     assert "must end in .safetensors" in refused(capsys, *export, "x.npz", "--layout", "lit")
