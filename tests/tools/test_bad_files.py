@@ -151,7 +151,8 @@ def test_wrong_family(capsys: pytest.CaptureFixture[str]) -> None:
     assert "blocks.0.attn.qkv.weight (DiT)" in text and "t_block.1.weight (PixArt)" in text
     source = files.write(Path("dit.safetensors"), STATE)
     assert refusal(source, ["--model", "T5-v1.1-XXL"], capsys) == (
-        "the checkpoint is not --model T5-v1.1-XXL: its keys are those of DiT or LiT or CLEAR (layout 'dit')"
+        "the checkpoint is not --model T5-v1.1-XXL: its keys are those of DiT or LiT or CLEAR"
+        " (layout 'dit')"
     )
     assert refusal(source, ["--model", "LiT"], capsys) == (
         "the checkpoint is not --model LiT:\n  family: asked for 'LiT', the checkpoint has 'DiT'"
