@@ -36,24 +36,7 @@ ARGUMENTS = ("512", "512-r8-f4", "1024", *(f"1024-{window}" for window in WINDOW
 
 def get_config(argument: str = "1024") -> ConfigDict:
     side, _, window = common.choose(argument, ARGUMENTS).partition("-")
-    config = common.base()
-    config.model.name = "CLEAR-PixArt-Sigma-XL/2"
-    config.model.dtype = "bfloat16"
-    config.model.remat = "dots"
-    config.model.overrides = ConfigDict(
-        {
-            "input_size": int(side) // 8,
-            "pe_interpolation": int(side) / 512,
-            "model_max_length": 300,
-            "class_dropout_prob": 0.1,
-        }
-    )
-    config.mesh.data, config.mesh.fsdp = 1, -1
-    config.data.name = f"t2i{side}_drawn"
-    config.data.vae = "models/sdxl-vae"
-    config.data.workers = 4
+    config = common.text_to_image("CLEAR-PixArt-Sigma-XL/2", side, f"t2i{side}_drawn")
     common.clear(config, window or "r8")
-    config.distill.teacher = config.inherit.source = f"models/PixArt-Sigma-XL-2-{side}"
-    config.sample.sampler, config.sample.steps = "dpm_solver", "20"
-    config.sample.cfg_scale = 4.5
+    config.inherit.source = config.distill.teacher
     return config

@@ -127,6 +127,33 @@ def model_folder(size: str, *rest: str) -> str:
     return "models/" + "-".join(["DiT", size.replace("/", "-"), *rest])
 
 
+def text_to_image(name: str, side: str, data: str) -> ConfigDict:
+    """A text-to-image model as large as PixArt-Sigma at side x side pixels, on the data set `data`
+    of latents and captions: bfloat16, the state split over all devices, the published model of this
+    size as its teacher, grids as PixArt-Sigma draws them.
+    """
+    config = base()
+    config.model.name = name
+    config.model.dtype = "bfloat16"
+    config.model.remat = "dots"
+    config.model.overrides = ConfigDict(
+        {
+            "input_size": int(side) // 8,
+            "pe_interpolation": int(side) / 512,
+            "model_max_length": 300,
+            "class_dropout_prob": 0.1,
+        }
+    )
+    config.mesh.data, config.mesh.fsdp = 1, -1
+    config.data.name = data
+    config.data.vae = "models/sdxl-vae"
+    config.data.workers = 4
+    config.distill.teacher = f"models/PixArt-Sigma-XL-2-{side}"
+    config.sample.sampler, config.sample.steps = "dpm_solver", "20"
+    config.sample.cfg_scale = 4.5
+    return config
+
+
 def clear(config: ConfigDict, window: str) -> None:
     """CLEAR's recipe for a student on its teacher's weights: attention in circles, everything
     inherited, only the projections of self-attention trained, and the loss

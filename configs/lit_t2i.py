@@ -33,26 +33,10 @@ BATCH = {"512": 8 * 48, "1024": 2 * 48}
 
 def get_config(argument: str = "512") -> ConfigDict:
     stage = common.choose(argument, ARGUMENTS)
-    config = common.base()
+    config = common.text_to_image("LiT-0.6B", stage, f"t2i{stage}_latents")
     config.total_steps = STEPS[stage]
     config.batch_size = BATCH[stage]
-    config.model.name = "LiT-0.6B"
-    config.model.dtype = "bfloat16"
-    config.model.remat = "dots"
-    config.model.overrides = ConfigDict(
-        {
-            "input_size": int(stage) // 8,
-            "pe_interpolation": int(stage) / 512,
-            "model_max_length": 300,
-            "class_dropout_prob": 0.1,
-        }
-    )
-    config.mesh.data, config.mesh.fsdp = 1, -1
-    config.data.name = f"t2i{stage}_latents"
-    config.data.vae = "models/sdxl-vae"
     config.data.caption_weights = (0.6, 0.4)  # long, short
-    config.data.workers = 4
-    config.distill.teacher = f"models/PixArt-Sigma-XL-2-{stage}"
     config.distill.noise_weight = 1.0
     config.distill.variance_weight = 0.05
     first = stage == "512"
@@ -62,7 +46,5 @@ def get_config(argument: str = "512") -> ConfigDict:
     config.optimizer.learning_rate = 2e-5
     config.optimizer.warmup_steps = 1_000
     config.optimizer.clip_norm = 0.01
-    config.sample.sampler, config.sample.steps = "dpm_solver", "20"
-    config.sample.cfg_scale = 4.5
     config.checkpoint_every = 5_000
     return config
