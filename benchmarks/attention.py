@@ -39,11 +39,11 @@ from attention_plots import plot
 from flax import nnx
 from timing import RESULTS, compare, write
 
-from lit_jax.config import DenoiserConfig
-from lit_jax.models import zoo
+from lit_jax.models import functional, registry
 from lit_jax.models.attention import make_mixer
 from lit_jax.models.attention.gated import GatedAttention
 from lit_jax.models.attention.softmax import SoftmaxAttention
+from lit_jax.models.registry import DenoiserConfig
 
 PIXELS = 16  # per token and axis
 QUERIES = 512  # per block of the blockwise form
@@ -100,7 +100,7 @@ def config_of(case: str, side: int, depth: int = 1) -> DenoiserConfig:
     name, arguments = CASES[case]
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     shape = {"input_size": 2 * side, "depth": depth, "dtype": dtype}
-    return zoo.model_config(name, **shape, **arguments)
+    return registry.model_config(name, **shape, **arguments)
 
 
 def mixer_of(case: str, side: int) -> Any:
@@ -149,7 +149,7 @@ def module_call(case: str, side: int) -> Call:
 def network_call(case: str, side: int, depth: int) -> Call:
     """The network of `depth` blocks on one latent."""
     config = config_of(case, side, depth)
-    model = nnx.eval_shape(lambda: zoo.build(config, nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: functional.build(config, nnx.Rngs(0)))
     if case == "fused":  # the same parameters, another way to attend
         model.blocks.attn.__class__ = FUSED[jax.default_backend()]
     x = jax.random.normal(jax.random.key(1), (1, *config.image_size, config.in_channels))

@@ -16,7 +16,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lit_jax.evaluation.images import save_figure
+from lit_jax.storage.png import save_figure
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 PIXELS = 16  # per token and axis

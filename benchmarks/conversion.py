@@ -27,11 +27,10 @@ from safetensors.numpy import save_file
 from timing import write
 from tqdm import tqdm
 
-from lit_jax.config import NetworkConfig
-from lit_jax.models.zoo import model_config
-from lit_jax.weights.convert import position_table
-from lit_jax.weights.hub import hub_config
-from lit_jax.weights.pairing import layout_named, slots
+from lit_jax.checkpoints.convert import position_table
+from lit_jax.checkpoints.hub import hub_config
+from lit_jax.checkpoints.pairing import layout_named, slots
+from lit_jax.models.registry import NetworkConfig, model_config
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "convert_torch_ckpt.py"
 

@@ -34,13 +34,13 @@ import PIL
 from PIL import Image
 from timing import compare, write
 
+from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
+from lit_jax.commands.encode.job import encode
+from lit_jax.commands.encode.shards import Encoder, in_order, make_encoder, prepare
 from lit_jax.config import EncodeConfig, SourceConfig
 from lit_jax.data.crop import center_crop
-from lit_jax.data.sources import ImageSource, open_source
-from lit_jax.jobs.encode import encode
-from lit_jax.jobs.encode_shards import Encoder, in_order, make_encoder, prepare
-from lit_jax.models import zoo
-from lit_jax.weights.folder import load_model_dir, save_model_dir
+from lit_jax.data.sources.kinds import ImageSource, open_source
+from lit_jax.models import functional, registry
 
 COUNT, SIZE, BATCH = 96, 256, 16
 WIDTH, HEIGHT = 500, 375
@@ -63,13 +63,13 @@ def make_images(folder: Path) -> float:
 
 
 def make_vae(folder: Path) -> None:
-    config = zoo.model_config(
+    config = registry.model_config(
         "AutoencoderKL",
         block_out_channels=(2, 2, 2, 2),
         layers_per_block=1,
         norm_num_groups=1,
     )
-    params = jax.jit(functools.partial(zoo.init_params, config))(jax.random.key(0))
+    params = jax.jit(functools.partial(functional.init_params, config))(jax.random.key(0))
     save_model_dir(folder, config, params, {"source": "random"})
 
 

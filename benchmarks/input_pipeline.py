@@ -41,10 +41,10 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
 from timing import write
 
-from lit_jax.data.latent_writer import LatentExample, record_file, write_metadata, write_records
+from lit_jax.data.latents.schema import LatentSchema, dataset_folder, write_schema
+from lit_jax.data.latents.writer import LatentExample, record_file, write_metadata, write_records
 from lit_jax.data.pipeline import make_train_iterator
-from lit_jax.data.schema import LatentSchema, dataset_folder, write_schema
-from lit_jax.models import zoo
+from lit_jax.models import registry
 from lit_jax.models.cost import train_step_flops
 
 BATCH = 256
@@ -186,7 +186,7 @@ def consumption(core_us: dict[str, float]) -> list[dict[str, Any]]:
     for name, student, teacher, side in CONSUMERS:
         size = {"input_size": side, "num_classes": 1000}
         flops = train_step_flops(
-            zoo.model_config(student, **size), 1, zoo.model_config(teacher, **size)
+            registry.model_config(student, **size), 1, registry.model_config(teacher, **size)
         )
         for share in SHARES:
             wanted = share * DEVICES * PEAK_TFLOPS * 1e12 / flops

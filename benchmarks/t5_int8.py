@@ -32,10 +32,11 @@ from conversion import high_water_mark, write_source
 from flax import nnx
 from timing import write
 
-from lit_jax.config import T5Config
-from lit_jax.models.int8 import dequantise, quantise
-from lit_jax.models.t5 import MASKED, RelativeBias, RMSNorm, T5Block
-from lit_jax.models.zoo import Params, abstract_params, apply_fn, model_config, pure_params
+from lit_jax.models.functional import Params, abstract_params, apply_fn, pure_params
+from lit_jax.models.registry import model_config
+from lit_jax.models.t5.config import T5Config
+from lit_jax.models.t5.int8 import dequantise, quantise
+from lit_jax.models.t5.model import MASKED, RelativeBias, RMSNorm, T5Block
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS, VALID = 40, (40, 13)
@@ -174,7 +175,7 @@ CHILD = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from lit_jax.jobs.text_features import load_text_encoder
+from lit_jax.sampling.text_features import load_text_encoder
 
 def mark():
     words = Path("/proc/self/status").read_text().split()
@@ -195,7 +196,7 @@ def tools(name: str) -> None:
         source = folder / "text_encoder"
         write_source(source, model_config(name), "transformers")
         sys.path.insert(0, str(ROOT / "tests"))
-        from text_encoder_cases import sentencepiece_model
+        from support.text_encoder_cases import sentencepiece_model
 
         (source / "spiece.model").write_bytes(sentencepiece_model())
         convert, quantize = (

@@ -32,8 +32,9 @@ from flax import nnx  # noqa: E402
 from timing import write  # noqa: E402
 
 from lit_jax import sharding  # noqa: E402
-from lit_jax.config import DiTConfig, MeshConfig  # noqa: E402
-from lit_jax.models import zoo  # noqa: E402
+from lit_jax.config import MeshConfig  # noqa: E402
+from lit_jax.models import functional, registry  # noqa: E402
+from lit_jax.models.dit.config import DiTConfig  # noqa: E402
 from lit_jax.models.layers import patchify, unpatchify  # noqa: E402
 
 SIDE = 1024
@@ -45,7 +46,7 @@ def block_of(config: DiTConfig) -> Any:
     """`f(params, x [B, H, W, C], c [B, D])`: patches -> block -> patches, all in one function."""
 
     def one_block(params: Any, x_BxHxWxC: jax.Array, c_BxD: jax.Array) -> jax.Array:
-        model: Any = zoo.with_params(config, params)
+        model: Any = functional.with_params(config, params)
         graphdef, stacked = nnx.split(model.blocks)
         block = nnx.merge(graphdef, jax.tree.map(lambda a: a[0], stacked))
         tokens_BxNxD = model.x_embedder(patchify(x_BxHxWxC, config.patch_size))
@@ -58,11 +59,11 @@ def block_of(config: DiTConfig) -> Any:
 
 def measure(name: str, fields: dict[str, Any], devices: int) -> tuple[dict[str, Any], np.ndarray]:
     """A row of the table, and the result."""
-    config: Any = zoo.model_config(name, input_size=SIDE, depth=1, num_classes=0, **fields)
+    config: Any = registry.model_config(name, input_size=SIDE, depth=1, num_classes=0, **fields)
     generator = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: (0.05 * generator.standard_normal(leaf.shape)).astype(np.float32),
-        zoo.abstract_params(config),
+        functional.abstract_params(config),
     )
     x = generator.standard_normal((1, SIDE, SIDE, config.in_channels)).astype(np.float32)
     c = generator.standard_normal((1, config.hidden_size)).astype(np.float32)

@@ -18,7 +18,7 @@ from timing import compare, save
 
 from lit_jax.config import DistillConfig, EmaConfig, OptimizerConfig
 from lit_jax.diffusion.gaussian import create_process
-from lit_jax.models import zoo
+from lit_jax.models import functional, registry
 from lit_jax.objectives import hybrid_objective
 from lit_jax.training.examples import labels
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
@@ -34,14 +34,14 @@ def step_of(family: str, side: int, batch_size: int, distilled: bool) -> Callabl
     """A compiled step on fixed data, as a function without arguments."""
     shape = {"input_size": side, "patch_size": 1, "in_channels": 1, "num_classes": 10}
     shape |= {"hidden_size": 64, "depth": 4}
-    config = zoo.model_config(family, num_heads=HEADS[family], **shape)
-    teacher = zoo.model_config("DiT", num_heads=HEADS["DiT"], **shape) if distilled else None
+    config = registry.model_config(family, num_heads=HEADS[family], **shape)
+    teacher = registry.model_config("DiT", num_heads=HEADS["DiT"], **shape) if distilled else None
     process = create_process()
-    params = zoo.init_params(config, jax.random.key(0))
+    params = functional.init_params(config, jax.random.key(0))
     optimizer = make_optimizer(OptimizerConfig(), 1000, frozen_mask(params, ()), config)
     task = Task(
-        student=zoo.apply_fn(config),
-        teacher=None if teacher is None else zoo.apply_fn(teacher),
+        student=functional.apply_fn(config),
+        teacher=None if teacher is None else functional.apply_fn(teacher),
         process=process,
         objective=hybrid_objective(process, DistillConfig(teacher="DiT" if distilled else "")),
         optimizer=optimizer,
@@ -51,7 +51,7 @@ def step_of(family: str, side: int, batch_size: int, distilled: bool) -> Callabl
         condition_of=labels(config.null_label, 0.1),
     )
     state = create_state(params, optimizer)
-    teacher_params = {} if teacher is None else zoo.init_params(teacher, jax.random.key(1))
+    teacher_params = {} if teacher is None else functional.init_params(teacher, jax.random.key(1))
     batch = {
         "image": jax.random.normal(jax.random.key(2), (batch_size, side, side, 1)),
         "label": jnp.zeros(batch_size, jnp.int32),

@@ -16,9 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from configs.published import ROWS, TABLES, Row
-from lit_jax.config import DiTConfig, LabelledConfig, TrainConfig, from_mapping
-from lit_jax.models import zoo
+from lit_jax.config import TrainConfig, from_mapping
+from lit_jax.models import registry
 from lit_jax.models.cost import forward_macs, train_step_flops
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.registry import LabelledConfig
 
 # Dense bfloat16 peak of an NVIDIA H200, and the share of it that a run is assumed to reach.
 PEAK_FLOPS = 989e12
@@ -38,7 +40,7 @@ def build(config: str) -> TrainConfig:
 
 
 def student_config(config: TrainConfig) -> LabelledConfig:
-    found = zoo.model_config(config.model.name, **config.model.overrides)
+    found = registry.model_config(config.model.name, **config.model.overrides)
     assert isinstance(found, LabelledConfig), config.model.name
     return found
 
@@ -51,7 +53,7 @@ def teacher_config(config: TrainConfig) -> DiTConfig | None:
     named = re.match(r"DiT-(S|B|L|XL)-(\d)", Path(config.distill.teacher).name)
     assert named is not None, config.distill.teacher
     size = student_config(config).input_size
-    found = zoo.model_config(f"DiT-{named[1]}/{named[2]}", input_size=size)
+    found = registry.model_config(f"DiT-{named[1]}/{named[2]}", input_size=size)
     assert isinstance(found, DiTConfig)
     return found
 

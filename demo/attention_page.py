@@ -28,10 +28,7 @@ from flax import nnx  # noqa: E402
 from matplotlib.colors import LogNorm  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from lit_jax import files  # noqa: E402
-from lit_jax.config import DenoiserConfig, DiGConfig, DiTConfig, KVCompressConfig  # noqa: E402
-from lit_jax.evaluation.images import save_figure  # noqa: E402
-from lit_jax.models import zoo  # noqa: E402
+from lit_jax.models import registry  # noqa: E402
 from lit_jax.models.attention import make_mixer  # noqa: E402
 from lit_jax.models.attention.compressed import SampledCompression  # noqa: E402
 from lit_jax.models.attention.gated import (  # noqa: E402
@@ -39,7 +36,13 @@ from lit_jax.models.attention.gated import (  # noqa: E402
     gated_linear_attention,
 )
 from lit_jax.models.cost_attention import attention_components  # noqa: E402
+from lit_jax.models.dig.config import DiGConfig  # noqa: E402
+from lit_jax.models.dit.config import DiTConfig  # noqa: E402
 from lit_jax.models.layers import sincos_position_table  # noqa: E402
+from lit_jax.models.pixart.config import KVCompressConfig  # noqa: E402
+from lit_jax.models.registry import DenoiserConfig  # noqa: E402
+from lit_jax.storage import files  # noqa: E402
+from lit_jax.storage.png import save_figure  # noqa: E402
 
 BEGIN, END = "<!-- from lit_jax.models.cost -->", "<!-- end -->"
 SIDES = (256, 512, 1024, 2048)
@@ -178,16 +181,18 @@ def models() -> dict[str, DenoiserConfig]:
     compressed = KVCompressConfig("conv", scale_factor=2, kv_compress_layer=tuple(range(12)))
     shape = {"depth": 12, "hidden_size": 384, "num_heads": 6, "patch_size": 2}
     return {
-        "softmax": zoo.model_config("DiT-S/2"),
-        "softmax, keys and values compressed 2 x 2": zoo.model_config(
+        "softmax": registry.model_config("DiT-S/2"),
+        "softmax, keys and values compressed 2 x 2": registry.model_config(
             "PixArt", **shape, kv_compress_config=compressed
         ),
-        "linear (LiT), 2 heads": zoo.model_config("LiT-S/2"),
-        "focused, 2 heads": zoo.model_config("LiT-S/2", mixer="focused"),
-        "sana, 12 heads": zoo.model_config("LiT-S/2", mixer="sana", num_heads=12, kernel_size=None),
-        "gated (DiG)": zoo.model_config("DiG-S/2"),
-        "window (CLEAR), r = 8": zoo.model_config("CLEAR-S/2"),
-        "window, r = 8, pooled 4 x 4": zoo.model_config("CLEAR-S/2", down_factor=4),
+        "linear (LiT), 2 heads": registry.model_config("LiT-S/2"),
+        "focused, 2 heads": registry.model_config("LiT-S/2", mixer="focused"),
+        "sana, 12 heads": registry.model_config(
+            "LiT-S/2", mixer="sana", num_heads=12, kernel_size=None
+        ),
+        "gated (DiG)": registry.model_config("DiG-S/2"),
+        "window (CLEAR), r = 8": registry.model_config("CLEAR-S/2"),
+        "window, r = 8, pooled 4 x 4": registry.model_config("CLEAR-S/2", down_factor=4),
     }
 
 

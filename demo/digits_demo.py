@@ -29,17 +29,18 @@ from absl import logging  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from demo.training_runs import draw_losses, training_effort  # noqa: E402
-from lit_jax import files  # noqa: E402
+from lit_jax.checkpoints import folder  # noqa: E402
+from lit_jax.checkpoints.identity import params_sha256  # noqa: E402
+from lit_jax.commands.sample.job import Protocol, sample  # noqa: E402
+from lit_jax.commands.train.job import train  # noqa: E402
 from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
 from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, images, reports, scores  # noqa: E402
-from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
-from lit_jax.jobs.train import train  # noqa: E402
+from lit_jax.evaluation import classifier, reports, scores  # noqa: E402
 from lit_jax.models.cost import attention_macs  # noqa: E402
-from lit_jax.models.zoo import abstract_params, count_params  # noqa: E402
+from lit_jax.models.functional import abstract_params, count_params  # noqa: E402
+from lit_jax.storage import files  # noqa: E402
+from lit_jax.storage import png as images  # noqa: E402
 from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
-from lit_jax.weights import folder  # noqa: E402
-from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
 
 Images = Mapping[str, np.ndarray]  # a loaded samples.npz
 

@@ -29,9 +29,10 @@ from roadmap_merge import described, kept, merged  # noqa: E402
 from roadmap_verdicts import summary, verdict_table, verdicts  # noqa: E402
 
 from configs.digits_roadmap import ROWS  # noqa: E402
-from lit_jax import files  # noqa: E402
 from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, images, scores  # noqa: E402
+from lit_jax.evaluation import classifier, scores  # noqa: E402
+from lit_jax.storage import files  # noqa: E402
+from lit_jax.storage import png as images  # noqa: E402
 
 TITLES = {
     1: "Attention (Table 1), from scratch",

@@ -28,16 +28,16 @@ from absl import logging  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 from configs import digits_roadmap  # noqa: E402
-from lit_jax import files  # noqa: E402
+from lit_jax.checkpoints import folder  # noqa: E402
+from lit_jax.checkpoints.identity import params_sha256  # noqa: E402
+from lit_jax.commands.sample.job import Protocol, sample  # noqa: E402
+from lit_jax.commands.train.job import train  # noqa: E402
 from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
 from lit_jax.data import pipeline  # noqa: E402
 from lit_jax.evaluation import classifier, scores  # noqa: E402
-from lit_jax.jobs.sample import Protocol, sample  # noqa: E402
-from lit_jax.jobs.train import train  # noqa: E402
-from lit_jax.models import zoo  # noqa: E402
+from lit_jax.models import registry  # noqa: E402
+from lit_jax.storage import files  # noqa: E402
 from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
-from lit_jax.weights import folder  # noqa: E402
-from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
 
 BATCH = 250  # images drawn at once
 SOURCE = "source"
@@ -256,7 +256,7 @@ def train_to_the_end(run: Run, config: TrainConfig, workdir: Path) -> None:
 def save_untrained(config: TrainConfig, workdir: Path) -> None:
     """A model folder with the parameters of the source and the attention of the config."""
     _, params = folder.load_model_dir(config.inherit.source)
-    model = zoo.model_config(config.model.name, **config.model.overrides)
+    model = registry.model_config(config.model.name, **config.model.overrides)
     provenance = {"source": Path(config.inherit.source).name}
     folder.save_model_dir(workdir, model, params, provenance, overwrite=True)
 

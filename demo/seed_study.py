@@ -19,8 +19,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lit_jax import files
-from lit_jax.evaluation import images
+from lit_jax.storage import files
+from lit_jax.storage import png as images
 
 ROOT = Path(__file__).resolve().parents[1]
 SCORES = {

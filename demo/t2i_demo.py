@@ -25,17 +25,18 @@ from absl import logging  # noqa: E402
 
 from demo.t2i import detector, models, prompts, report, shapes  # noqa: E402
 from demo.training_runs import draw_losses, training_effort  # noqa: E402
-from lit_jax import files  # noqa: E402
-from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping  # noqa: E402
+from lit_jax.checkpoints import folder  # noqa: E402
+from lit_jax.checkpoints.identity import params_sha256  # noqa: E402
+from lit_jax.commands.encode.job import encode  # noqa: E402
+from lit_jax.commands.generate.job import generate  # noqa: E402
+from lit_jax.commands.train.job import train  # noqa: E402
+from lit_jax.config import EncodeConfig, TrainConfig, from_mapping  # noqa: E402
 from lit_jax.config.generate import GenerateConfig  # noqa: E402
-from lit_jax.jobs.encode import encode  # noqa: E402
-from lit_jax.jobs.generate import generate  # noqa: E402
-from lit_jax.jobs.train import train  # noqa: E402
 from lit_jax.models.cost import attention_macs  # noqa: E402
-from lit_jax.models.zoo import abstract_params, count_params  # noqa: E402
+from lit_jax.models.functional import abstract_params, count_params  # noqa: E402
+from lit_jax.models.pixart.config import PixArtConfig  # noqa: E402
+from lit_jax.storage import files  # noqa: E402
 from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
-from lit_jax.weights import folder  # noqa: E402
-from lit_jax.weights.fingerprint import params_sha256  # noqa: E402
 
 STUDENTS = ("distilled", "inherited", "scratch")
 IMAGES = 10_000

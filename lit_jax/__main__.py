@@ -8,9 +8,9 @@ from pathlib import Path
 
 from absl import logging
 
+from lit_jax.commands import flags as command_line
+from lit_jax.commands.entry import JOBS
 from lit_jax.config import unknown_name
-from lit_jax.jobs import command_line
-from lit_jax.jobs.entries import JOBS
 
 USAGE = """python -m lit_jax encode --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]
 python -m lit_jax self_generate --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]

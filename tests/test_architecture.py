@@ -76,7 +76,7 @@ def imported_names(source: str, package: str) -> Iterator[tuple[int, str]]:
 
 
 def room_of(dotted: str) -> str:
-    """Room of a name inside the package: lit_jax.models.dit -> models; the facade for the rest."""
+    """Return the package of a name: lit_jax.models.dit.model -> models; the facade for the rest."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 and parts[1] in FLOORS else FACADE
 
@@ -164,7 +164,7 @@ def test_every_file_keeps_the_plan() -> None:
         ("lit_jax/models/attention/linear.py", "from ... import sharding", "lower floors"),
         ("lit_jax/models/__init__.py", "from ..diffusion import guidance", "lower floors"),
         ("lit_jax/config.py", "def late():\n    from lit_jax.models import zoo", "lower floors"),
-        ("lit_jax/config.py", "import_module('lit_jax.models.zoo')", "lower floors"),
+        ("lit_jax/config.py", "import_module('lit_jax.models.functional')", "lower floors"),
         ("lit_jax/config.py", "from lit_jax import create_model", "facade"),
         ("lit_jax/__init__.py", "from lit_jax.training import step", "facade"),
         ("lit_jax/objectives.py", "import scipy", "must run with"),
@@ -176,7 +176,7 @@ def test_every_file_keeps_the_plan() -> None:
         ("lit_jax/data/digits.py", "import tensorflow as tf", "tensorflow is imported only"),
         ("lit_jax/jobs/train.py", "from clu import metric_writers", "clu is imported only"),
         ("lit_jax/jobs/train.py", "from demo import digits_demo", "stands on top"),
-        ("demo/digits_demo.py", "from lit_jax.models.zoo import _rows", "public doors"),
+        ("demo/digits_demo.py", "from lit_jax.models.functional import _rows", "public doors"),
         ("lit_jax/helpers/strings.py", "", "has no floor"),
         ("lit_jax/data/utils.py", "", "without a home"),
         ("lit_jax/__main__.py", "pass\n" * 101, "at most 100"),
@@ -189,7 +189,7 @@ def test_checker_finds(path: str, source: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("lit_jax/__init__.py", "from lit_jax.models.zoo import create_model"),
+        ("lit_jax/__init__.py", "from lit_jax.models.functional import create_model"),
         ("lit_jax/models/dit.py", "from lit_jax.models.layers import Dense\nimport jax, math"),
         ("lit_jax/models/attention/linear.py", "from ..layers import Dense"),
         ("lit_jax/training/metrics.py", "import tensorflow\nfrom clu import metric_writers"),

@@ -10,14 +10,9 @@ from typing import Any
 
 import pytest
 
-from lit_jax.config import (
-    COMPUTE_FIELDS,
-    DiTConfig,
-    TrainConfig,
-    architecture,
-    from_mapping,
-    unknown_name,
-)
+from lit_jax.config import TrainConfig, from_mapping, unknown_name
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.family import COMPUTE_FIELDS, architecture
 
 
 @pytest.mark.parametrize(

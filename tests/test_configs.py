@@ -8,7 +8,20 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from config_cases import (
+
+from configs import reproduce
+from lit_jax.config import EncodeConfig, from_mapping
+from lit_jax.config.self_generate import SelfGenerateConfig
+from lit_jax.diffusion.gaussian import create_process
+from lit_jax.inheritance import POLICIES, inherited_paths
+from lit_jax.models import functional, registry
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.objectives import hybrid_objective
+from lit_jax.sampling.drawing import Protocol
+from lit_jax.sampling.text_drawing import TextProtocol
+from lit_jax.sharding import path_string
+from lit_jax.training.optimizer import OPTIMIZERS, SCHEDULES, frozen_mask, learning_rate
+from support.config_cases import (
     ARGUMENTS,
     CASES,
     CLEAR,
@@ -22,18 +35,6 @@ from config_cases import (
     module,
 )
 
-from configs import reproduce
-from lit_jax.config import EncodeConfig, PixArtConfig, from_mapping
-from lit_jax.config.self_generate import SelfGenerateConfig
-from lit_jax.diffusion.gaussian import create_process
-from lit_jax.inheritance import POLICIES, inherited_paths
-from lit_jax.jobs.drawing import Protocol
-from lit_jax.jobs.text_drawing import TextProtocol
-from lit_jax.models import zoo
-from lit_jax.objectives import hybrid_objective
-from lit_jax.sharding import path_string
-from lit_jax.training.optimizer import OPTIMIZERS, SCHEDULES, frozen_mask, learning_rate
-
 
 def test_every_file_has_a_row() -> None:
     files = {path.stem for path in (ROOT / "configs").glob("*.py")} - NOT_EXPERIMENTS
@@ -44,7 +45,7 @@ def test_every_file_has_a_row() -> None:
 def test_config_builds(name: str, argument: str | None) -> None:
     config = build(name, argument)
     compute = {k: getattr(config.model, k) for k in ("dtype", "remat", "scan_unroll")}
-    model = zoo.model_config(config.model.name, **config.model.overrides, **compute)
+    model = registry.model_config(config.model.name, **config.model.overrides, **compute)
     assert config.optimizer.schedule in SCHEDULES
     assert float(learning_rate(config.optimizer, config.total_steps)(config.total_steps // 2)) > 0
     assert config.inherit.policy in POLICIES
@@ -151,7 +152,7 @@ def test_stages_of_text_to_image() -> None:
         assert (config.total_steps, config.batch_size) == (steps, batch)
         assert config.optimizer.learning_rate == 2e-5 and config.optimizer.clip_norm > 0
         assert (config.distill.noise_weight, config.distill.variance_weight) == (1.0, 0.05)
-        model = zoo.model_config(config.model.name, **config.model.overrides)
+        model = registry.model_config(config.model.name, **config.model.overrides)
         assert (model.mixer, model.num_heads, model.kernel_size) == ("linear", 2, 5)
         assert (model.depth, model.hidden_size, model.class_dropout_prob) == (28, 1152, 0.1)
         assert model.image_size == (int(argument) // 8,) * 2
@@ -174,10 +175,10 @@ def test_students_of_clear(name: str) -> None:
     rows = {line.split()[0]: line.split() for line in module(name).__doc__.splitlines() if line}
     for argument in ARGUMENTS[name]:
         config = build(name, argument)
-        student = zoo.model_config(config.model.name, **config.model.overrides)
+        student = registry.model_config(config.model.name, **config.model.overrides)
         assert student.mixer == "window"
         teacher = dataclasses.replace(student, mixer="softmax", down_factor=None)
-        shapes = zoo.abstract_params(student), zoo.abstract_params(teacher)
+        shapes = functional.abstract_params(student), functional.abstract_params(teacher)
         inherit, distill = config.inherit, config.distill
         assert inherit.source == distill.teacher
         paths = inherited_paths(

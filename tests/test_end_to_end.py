@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_runs
-from inception_cases import TINY, tiny_weights
 from PIL import Image
 from safetensors.numpy import save_file
 
-from golden_cases import COPIES
+from support import tiny_runs
+from support.golden_cases import COPIES
+from support.inception_cases import TINY, tiny_weights
 
 RESOLUTION = 16  # the tiny VAE makes latents of 8 x 8
 IMAGES_PER_CLASS = 20

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from lit_jax.config import DiTConfig
 from lit_jax.inheritance import POLICIES, InheritanceReport, inherit
-from lit_jax.models.zoo import Params, abstract_params, apply_fn, count_params, model_config
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.functional import Params, abstract_params, apply_fn, count_params
+from lit_jax.models.registry import model_config
 
 TINY = {"hidden_size": 8, "depth": 2, "input_size": 4, "num_classes": 3}
 

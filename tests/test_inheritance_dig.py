@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tiny_runs
 
 from lit_jax.inheritance import inherit
-from lit_jax.models import zoo
+from lit_jax.models import registry
+from support import tiny_runs
 
-TEACHER = zoo.model_config("DiT", **tiny_runs.SIZE)
-STUDENT = zoo.model_config("DiG", **tiny_runs.SIZE)
+TEACHER = registry.model_config("DiT", **tiny_runs.SIZE)
+STUDENT = registry.model_config("DiG", **tiny_runs.SIZE)
 
 
 def test_everything_outside_the_blocks_parts_is_inherited() -> None:

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from attention_cases import random_like
 from flax import traverse_util
-from pixart_cases import batch, forward, tiny
 
-from lit_jax.config import DenoiserConfig, DiTConfig, KVCompressConfig, PixArtConfig
 from lit_jax.inheritance import POLICIES, InheritanceReport, inherit
-from lit_jax.models.pixart import position_table
-from lit_jax.models.zoo import Params, abstract_params, count_params
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.functional import Params, abstract_params, count_params
+from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
+from lit_jax.models.pixart.model import position_table
+from lit_jax.models.registry import DenoiserConfig
+from support.attention_cases import random_like
+from support.pixart_cases import batch, forward, tiny
 
 TEACHER = tiny(qk_norm=True, kv_compress_config=KVCompressConfig("conv", 2, (1, 2)))
 LIT = tiny(mixer="linear", num_heads=3, cross_num_heads=2)

@@ -8,11 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from golden_cases import relative_error
-from lit_jax.config import PixArtConfig
 from lit_jax.inheritance import inherit
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.zoo import abstract_params, apply_fn, init_params, model_config
+from lit_jax.models.functional import abstract_params, apply_fn, init_params
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import model_config
+from support.golden_cases import relative_error
 
 SIZE = {"hidden_size": 8, "depth": 1, "num_heads": 2, "input_size": 8}
 

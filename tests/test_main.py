@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_runs
-from generate_cases import save_pixart, save_vae
 
 from lit_jax import __main__ as door
-from lit_jax.jobs import command_line
+from lit_jax.commands import flags as command_line
+from support import tiny_runs
+from support.generate_cases import save_pixart, save_vae
 
 SCRATCH = "--config=configs/digits_lit.py:scratch"
 
@@ -288,7 +288,10 @@ def test_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
 
 def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lit_jax.jobs import encode, sample, self_generate, train
+    from lit_jax.commands.encode import job as encode
+    from lit_jax.commands.sample import job as sample
+    from lit_jax.commands.self_generate import job as self_generate
+    from lit_jax.commands.train import job as train
 
     drawn = sample.sample
     calls: list[tuple[Any, ...]] = []
@@ -336,8 +339,10 @@ def test_flags_reach_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flags_reach_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.commands.evaluate import job as evaluate
+    from lit_jax.commands.evaluate import self_test as evaluate_self_test
+    from lit_jax.commands.sample import job as sample
     from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
-    from lit_jax.jobs import evaluate, evaluate_self_test, sample
 
     calls: list[Any] = []
     monkeypatch.setattr(evaluate, "evaluate", lambda *given: calls.append(given))
@@ -376,8 +381,8 @@ def test_flags_reach_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flags_reach_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.commands.cost import job as cost
     from lit_jax.config.cost import CostConfig
-    from lit_jax.jobs import cost
 
     calls: list[Any] = []
     monkeypatch.setattr(cost, "cost", calls.append)
@@ -393,8 +398,8 @@ def test_flags_reach_the_cost(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_flags_reach_generate(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_jax.commands.generate import job as generate
     from lit_jax.config.generate import GenerateConfig
-    from lit_jax.jobs import generate
 
     calls: list[Any] = []
     monkeypatch.setattr(generate, "generate", calls.append)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from config_cases import ARGUMENTS, DRAWN, ENCODE, IMAGENET, ROOT, module
 
 from configs import common, reproduce
 from configs.published import ROWS, TABLES
-from lit_jax.jobs.command_line import JOB_FLAGS
+from lit_jax.commands.flags import JOB_FLAGS
+from support.config_cases import ARGUMENTS, DRAWN, ENCODE, IMAGENET, ROOT, module
 
 
 def test_every_argument_is_a_published_row() -> None:

@@ -11,21 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_runs
 from jax.sharding import Mesh, PartitionSpec
 
 from lit_jax import sharding
-from lit_jax.config import CONFIGS, DistillConfig, EmaConfig, MeshConfig, T5Config
+from lit_jax.config import DistillConfig, EmaConfig, MeshConfig
 from lit_jax.diffusion.gaussian import create_process
-from lit_jax.models import zoo
+from lit_jax.models import functional, registry
 from lit_jax.models.attention import MIXERS
+from lit_jax.models.registry import members
+from lit_jax.models.t5.config import T5Config
 from lit_jax.objectives import hybrid_objective
 from lit_jax.training.examples import labels
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step
+from support import tiny_runs
 
-STUDENT = zoo.model_config("LiT", kernel_size=3, **tiny_runs.SIZE)
-TEACHER = zoo.model_config("DiT", **tiny_runs.SIZE)
+STUDENT = registry.model_config("LiT", kernel_size=3, **tiny_runs.SIZE)
+TEACHER = registry.model_config("DiT", **tiny_runs.SIZE)
 
 
 def paths(tree: Any) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
     process = create_process()
     optimizer = optax.adamw(5e-4)
     task = Task(
-        student=zoo.apply_fn(STUDENT),
-        teacher=zoo.apply_fn(TEACHER),
+        student=functional.apply_fn(STUDENT),
+        teacher=functional.apply_fn(TEACHER),
         process=process,
         objective=hybrid_objective(process, DistillConfig(teacher="tiny")),
         optimizer=optimizer,
@@ -135,21 +137,21 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], float]] = {
 
 
 def test_no_family_is_forgotten() -> None:
-    named = {zoo.model_config(name, **fields).family for name, fields, _ in FAMILIES.values()}
-    assert named == set(CONFIGS)
+    named = {registry.model_config(name, **fields).family for name, fields, _ in FAMILIES.values()}
+    assert named == set(members())
 
 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_every_parameter_has_one_rule(case: str) -> None:
     name, fields, share = FAMILIES[case]
-    shapes = zoo.abstract_params(zoo.model_config(name, **fields))
+    shapes = functional.abstract_params(registry.model_config(name, **fields))
     specs = {
         path: leaf.spec for path, leaf in paths(sharding.tree_shardings(shapes, mesh(2, 4))).items()
     }
     assert specs.keys() == paths(shapes).keys()
     assert all(spec == PartitionSpec() for path, spec in specs.items() if path.endswith("bias"))
     split = sum(leaf.size for path, leaf in paths(shapes).items() if "fsdp" in specs[path])
-    total = zoo.count_params(shapes)
+    total = functional.count_params(shapes)
     assert share * total <= split <= (total if share else 0)
     assert all(spec[:1] != PartitionSpec("fsdp") for p, spec in specs.items() if "blocks" in p)
     # The moments of an optimiser lie where their parameters lie.
@@ -176,7 +178,7 @@ def encoder_on(on: Mesh) -> tuple[Any, Any, Any]:
         },
         on,
     )
-    encode = jax.jit(zoo.apply_fn(ENCODER), out_shardings=sharding.batch_sharding(on))
+    encode = jax.jit(functional.apply_fn(ENCODER), out_shardings=sharding.batch_sharding(on))
     return encode.lower(params, batch["ids"], batch["mask"]).compile(), params, batch
 
 

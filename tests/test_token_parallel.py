@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_runs
 from jax.sharding import Mesh
 
 from benchmarks.collectives import sent
 from lit_jax import sharding
-from lit_jax.config import DenoiserConfig, MeshConfig
-from lit_jax.models import zoo
+from lit_jax.config import MeshConfig
+from lit_jax.models import functional, registry
 from lit_jax.models.conditions import TextCondition
+from lit_jax.models.registry import DenoiserConfig
+from support import tiny_runs
 
 SIZE: dict[str, Any] = {
     "input_size": (64, 16),
@@ -70,8 +71,8 @@ def compiled(network: Any, given: tuple[Any, ...]) -> Any:
 def test_what_devices_exchange(case: str) -> None:
     """Four devices per image, two groups of them with two images each, as guidance has."""
     name, fields, expected = CASES[case]
-    config = zoo.model_config(name, **fields)
-    network, given, mesh = zoo.apply_fn(config), inputs(config, 4), shared_by(4)
+    config = registry.model_config(name, **fields)
+    network, given, mesh = functional.apply_fn(config), inputs(config, 4), shared_by(4)
     placed = jax.device_put(given, sharding.replicated(mesh))
     program = compiled(sharding.split_rows(network, mesh), placed)
     received = sent(program.as_text())

@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lit_jax.config import DenoiserConfig, NetworkConfig, PixArtConfig, T5Config
-from lit_jax.config.t5 import TOKENIZER_FILE
+from lit_jax.checkpoints.identity import text_encoder_identity, vae_identity
+from lit_jax.checkpoints.recorded import TEXT_ENCODER, VAE
 from lit_jax.data.tokenizer import Tokenizer
-from lit_jax.weights.fingerprint import text_encoder_identity, vae_identity
-from lit_jax.weights.recorded import TEXT_ENCODER, VAE
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig, NetworkConfig
+from lit_jax.models.t5.config import TOKENIZER_FILE, T5Config
 
 PIECES = Path(TOKENIZER_FILE).name
 

@@ -35,10 +35,15 @@ if __name__ == "__main__":
 import numpy as np
 from tqdm import tqdm
 
-from lit_jax.config import InceptionConfig, T5Config, architecture
-from lit_jax.weights.convert import Import, start_import
-from lit_jax.weights.detect import detect_config
-from lit_jax.weights.files import (
+from lit_jax.checkpoints.convert import Import, start_import
+from lit_jax.checkpoints.detect import detect_config
+from lit_jax.checkpoints.folder import PARAMS, check_destination, staged_model_dir, write_config
+from lit_jax.checkpoints.identity import FLOAT_SHA256
+from lit_jax.checkpoints.layouts import EXPORT_LAYOUTS, layout_of
+from lit_jax.checkpoints.pairing import StateDict
+from lit_jax.checkpoints.safetensors_files import SAFETENSORS, SafetensorsReader
+from lit_jax.checkpoints.streaming import UnreadLeaf, write_unread
+from lit_jax.checkpoints.weight_files import (
     Reader,
     Source,
     cannot_write,
@@ -48,18 +53,10 @@ from lit_jax.weights.files import (
     new_parents,
     without_wrappers,
 )
-from lit_jax.weights.fingerprint import FLOAT_SHA256
-from lit_jax.weights.folder import (
-    PARAMS,
-    check_destination,
-    staged_model_dir,
-    write_config,
-)
-from lit_jax.weights.pairing import StateDict
-from lit_jax.weights.safetensors_files import SAFETENSORS, SafetensorsReader
-from lit_jax.weights.staging import leftovers
-from lit_jax.weights.streaming import UnreadLeaf, write_unread
-from lit_jax.weights.tables import EXPORT_LAYOUTS, layout_of
+from lit_jax.models.family import architecture
+from lit_jax.models.inception.config import InceptionConfig
+from lit_jax.models.t5.config import T5Config
+from lit_jax.storage.staging import leftovers
 from tools.companions import copy_tokenizer, find_tokenizer, recorded_companions
 from tools.export_checkpoint import export_checkpoint
 from tools.settings import parse_settings

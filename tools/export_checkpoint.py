@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.config import NetworkConfig, T5Config, architecture
-from lit_jax.files import sha256_file, write_json
-from lit_jax.models.zoo import count_params
-from lit_jax.weights.convert import export_params
-from lit_jax.weights.detect import detect_config
-from lit_jax.weights.files import cannot_write, new_parents
-from lit_jax.weights.folder import check_parents, load_model_dir, read_config
-from lit_jax.weights.hub import as_written, hub_config
-from lit_jax.weights.pairing import layout_named, unwritten
-from lit_jax.weights.safetensors_files import SAFETENSORS, write_safetensors
-from lit_jax.weights.staging import staged_folder
-from lit_jax.weights.tables import EXPORT_LAYOUTS, HUB_LAYOUTS, Layout
+from lit_jax.checkpoints.convert import export_params
+from lit_jax.checkpoints.detect import detect_config
+from lit_jax.checkpoints.folder import check_parents, load_model_dir, read_config
+from lit_jax.checkpoints.hub import as_written, hub_config
+from lit_jax.checkpoints.layouts import EXPORT_LAYOUTS, HUB_LAYOUTS
+from lit_jax.checkpoints.pairing import layout_named, unwritten
+from lit_jax.checkpoints.safetensors_files import SAFETENSORS, write_safetensors
+from lit_jax.checkpoints.weight_files import cannot_write, new_parents
+from lit_jax.keymap.rows import Layout
+from lit_jax.models.family import architecture
+from lit_jax.models.functional import count_params
+from lit_jax.models.registry import NetworkConfig
+from lit_jax.models.t5.config import T5Config
+from lit_jax.storage.files import sha256_file, write_json
+from lit_jax.storage.staging import staged_folder
 from tools.settings import as_settings, parse_settings
 from tools.torch_files import TORCH, write_torch
 

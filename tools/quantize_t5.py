@@ -25,13 +25,13 @@ if __name__ == "__main__":
 import jax
 from tqdm import tqdm
 
-from lit_jax.config.t5 import TOKENIZER_FILE
-from lit_jax.jobs.requests import require_space
-from lit_jax.models.zoo import abstract_params, count_params
-from lit_jax.weights.files import new_parents
-from lit_jax.weights.folder import check_destination
-from lit_jax.weights.quantise import float_config, quantise_t5
-from lit_jax.weights.staging import leftovers
+from lit_jax.checkpoints.folder import check_destination
+from lit_jax.checkpoints.quantise import float_config, quantise_t5
+from lit_jax.checkpoints.weight_files import new_parents
+from lit_jax.models.functional import abstract_params, count_params
+from lit_jax.models.t5.config import TOKENIZER_FILE
+from lit_jax.runs.requests import require_space
+from lit_jax.storage.staging import leftovers
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,10 +13,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from lit_jax.files import atomic_path
-from lit_jax.weights.files import WINDOW_BYTES, cannot_write, require_checkpoint
-from lit_jax.weights.safetensors_files import FLOATS
-from lit_jax.weights.tables import Shape
+from lit_jax.checkpoints.safetensors_files import FLOATS
+from lit_jax.checkpoints.weight_files import WINDOW_BYTES, cannot_write, require_checkpoint
+from lit_jax.keymap.rows import Shape
+from lit_jax.storage.files import atomic_path
 
 TORCH = (".pt", ".pth", ".bin")
 

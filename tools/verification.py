@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.config import architecture
-from lit_jax.weights.pairing import StateDict
-from lit_jax.weights.tables import Layout
+from lit_jax.checkpoints.pairing import StateDict
+from lit_jax.keymap.rows import Layout
+from lit_jax.models.family import architecture
 from tools.torch_files import import_torch
 
 # Largest accepted max |flax - torch| / max |torch|, by the dtype of the stored parameters; float32
@@ -28,7 +28,7 @@ def verify(state: StateDict, layout: Layout, model_dir: Path, dtype: str) -> Non
     `state` is the checkpoint under its own keys, `model_dir` what was made of it.
     """
     torch = import_torch("--verify")
-    from lit_jax.weights.folder import load_model, read_config
+    from lit_jax.checkpoints.folder import load_model, read_config
     from tools import torch_reference
 
     fields = architecture(read_config(model_dir))

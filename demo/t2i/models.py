@@ -14,8 +14,8 @@ import json
 import sys
 from pathlib import Path
 
-from lit_jax import files
-from lit_jax.weights import folder
+from lit_jax.checkpoints import folder
+from lit_jax.storage import files
 from tools.convert_torch_ckpt import main as convert
 
 HERE = Path(__file__).resolve().parent

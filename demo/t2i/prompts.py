@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from demo.t2i.shapes import COLOURS, NUMBERS, RELATIONS, SHAPES, plural
-from lit_jax import files
+from lit_jax.storage import files
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 PER_TAG = 24

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from demo.t2i.prompts import TAGS
-from lit_jax import files
-from lit_jax.evaluation import images
+from lit_jax.storage import files
+from lit_jax.storage import png as images
 
 COLUMNS = 3
 """Prompts beside one another in the picture."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lit_jax.weights.staging import staged_folder
+from lit_jax.storage.staging import staged_folder
 
 SIDE = 32
 PLACES = ((8, 8), (24, 8), (8, 24), (24, 24), (16, 16))

@@ -32,11 +32,11 @@ import sentencepiece
 from flax import nnx
 
 from demo.t2i import shapes
-from lit_jax.config import T5Config
+from lit_jax.checkpoints.folder import save_model_dir
 from lit_jax.data.tokenizer import Tokenizer
 from lit_jax.models.layers import Dense
-from lit_jax.models.t5 import T5Encoder
-from lit_jax.weights.folder import save_model_dir
+from lit_jax.models.t5.config import T5Config
+from lit_jax.models.t5.model import T5Encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 VOCABULARY = 160

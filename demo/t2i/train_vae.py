@@ -23,9 +23,9 @@ import optax
 from flax import nnx
 
 from demo.t2i import shapes
-from lit_jax.config import AutoencoderConfig
-from lit_jax.models.autoencoder import AutoencoderKL, kl, sample_latents
-from lit_jax.weights.folder import save_model_dir
+from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.models.autoencoder.config import AutoencoderConfig
+from lit_jax.models.autoencoder.model import AutoencoderKL, kl, sample_latents
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = AutoencoderConfig(

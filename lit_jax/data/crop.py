@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from lit_jax.data.image_source import BrokenImage
+from lit_jax.data.sources.image_source import BrokenImage
 
 # Pixels of the enlarged image before it is cut. A strip of 30000 x 2 pixels would need gigabytes.
 MAX_PIXELS = 200_000_000

@@ -33,10 +33,10 @@ import tensorflow_datasets as tfds
 
 from lit_jax.config import unknown_name
 from lit_jax.data import digits, transforms
-from lit_jax.data.latent_examples import latent_examples
+from lit_jax.data.latents.examples import latent_examples
+from lit_jax.data.latents.schema import SCHEMA, is_latent_folder, read_schema
 from lit_jax.data.mixture import Mixture
 from lit_jax.data.parts import LABEL, Examples, Part, seeds
-from lit_jax.data.schema import SCHEMA, is_latent_folder, read_schema
 from lit_jax.data.stream import BatchStream
 
 PathLike = str | os.PathLike[str]

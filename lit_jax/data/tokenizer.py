@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
-from lit_jax.config.t5 import TOKENIZER_FILE
-from lit_jax.files import sha256_file
+from lit_jax.models.t5.config import TOKENIZER_FILE
+from lit_jax.storage.files import sha256_file
 
 # T5 fixes these ids; its tokens for masked spans follow the pieces, counted from the end.
 PAD, END, UNKNOWN = 0, 1, 2

@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from lit_jax.evaluation import images
+from lit_jax.storage import png as images
 
 Curve = tuple[Sequence[float], Sequence[float]]
 

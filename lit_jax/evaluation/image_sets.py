@@ -15,10 +15,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from lit_jax import files
 from lit_jax.data.crop import center_crop
-from lit_jax.data.folders import IMAGE_SUFFIXES, list_files, printable
-from lit_jax.data.image_source import ImageSource, read_file
+from lit_jax.data.sources.folders import IMAGE_SUFFIXES, list_files, printable
+from lit_jax.data.sources.image_source import ImageSource, read_file
+from lit_jax.storage import files
 
 # Formats that keep the pixels; a palette, as in GIF, does not.
 LOSSLESS = (".bmp", ".pgm", ".png", ".ppm", ".tif", ".tiff")

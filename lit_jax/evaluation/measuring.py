@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax import files
 from lit_jax.evaluation.image_sets import ImageSet
 from lit_jax.evaluation.network import SPATIAL_FEATURES, FeatureExtractor
 from lit_jax.evaluation.npz_images import readable
 from lit_jax.evaluation.scores import Moments
+from lit_jax.storage import files
 
 # At most this many parts, because each holds a covariance; at least so many images in each.
 _PARTS, _SMALLEST = 32, 16

@@ -16,12 +16,13 @@ import jax
 import numpy as np
 
 from lit_jax import sharding
-from lit_jax.config import InceptionConfig, MeshConfig
+from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.config import MeshConfig
 from lit_jax.evaluation.image_sets import ImageSet
-from lit_jax.models import zoo
-from lit_jax.models.inception import SPATIAL_CHANNELS
-from lit_jax.weights import folder
-from lit_jax.weights.fingerprint import params_sha256
+from lit_jax.models import functional
+from lit_jax.models.inception.config import InceptionConfig
+from lit_jax.models.inception.model import SPATIAL_CHANNELS
 
 # The sFID reads a grid of 17 x 17 positions.
 SPATIAL_FEATURES = 17 * 17 * SPATIAL_CHANNELS
@@ -41,7 +42,7 @@ class Network:
 
     name: str
     config: InceptionConfig
-    params: zoo.Params
+    params: functional.Params
     sha256: str
 
     @property
@@ -80,9 +81,9 @@ class FeatureExtractor:
         self.devices = f"{mesh.size} x {jax.local_devices()[0].device_kind}"
         self._params = jax.device_put(network.params, sharding.tree_shardings(network.params, mesh))
         self._placement = sharding.batch_sharding(mesh)
-        apply = zoo.apply_fn(network.config)
+        apply = functional.apply_fn(network.config)
 
-        def run(params: zoo.Params, images_BxHxWx3: jax.Array) -> tuple[jax.Array, ...]:
+        def run(params: functional.Params, images_BxHxWx3: jax.Array) -> tuple[jax.Array, ...]:
             features = apply(params, images_BxHxWx3)
             spatial_BxS = features.spatial.reshape(len(images_BxHxWx3), SPATIAL_FEATURES)
             return features.pool3, features.logits_unbiased, spatial_BxS

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax import files
 from lit_jax.config.encode import SourceConfig
 from lit_jax.config.evaluate import TFDS, USUAL_IMAGES, ReferenceConfig, tfds_name
 from lit_jax.evaluation.image_sets import CroppedImages, FolderImages, ImageSet, check_levels
@@ -31,6 +30,7 @@ from lit_jax.evaluation.statistics import (
     read_statistics,
     write_statistics,
 )
+from lit_jax.storage import files
 
 SUFFIX = ".statistics.npz"
 
@@ -114,7 +114,7 @@ def _kept_features(path: Path, about: dict[str, Any] | None, wanted: int) -> np.
 
 def _tfds_images(config: ReferenceConfig) -> ImageSet:
     # Imported where it is used: TFDS takes seconds.
-    from lit_jax.data.sources import open_source
+    from lit_jax.data.sources.kinds import open_source
 
     name, split = tfds_name(config.source)
     source = open_source(SourceConfig(kind="tfds", path=config.data_dir, name=name, split=split))
@@ -124,7 +124,7 @@ def _tfds_images(config: ReferenceConfig) -> ImageSet:
 def _folder_images(path: Path, resolution: int) -> ImageSet:
     if not resolution:
         return FolderImages(path)
-    from lit_jax.data.folders import ImageFolder
+    from lit_jax.data.sources.folders import ImageFolder
 
     source = ImageFolder(SourceConfig(kind="folder", path=str(path)))
     return CroppedImages(str(path), source, resolution)

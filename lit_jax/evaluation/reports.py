@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_jax import files
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS
+from lit_jax.storage import files
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

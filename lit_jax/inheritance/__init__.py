@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.config import DenoiserConfig, LabelledConfig
 from lit_jax.inheritance.policies import LABELS, POLICIES, Params, inherited_paths, matching
 from lit_jax.inheritance.report import InheritanceReport, remarks
+from lit_jax.models.registry import DenoiserConfig, LabelledConfig
 
 __all__ = ["POLICIES", "InheritanceReport", "inherit", "inherited_paths"]
 

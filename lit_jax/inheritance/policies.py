@@ -8,7 +8,9 @@ from typing import Any
 
 from flax import traverse_util
 
-from lit_jax.config import DenoiserConfig, PixArtConfig, unknown_name
+from lit_jax.config import unknown_name
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig
 
 Params = dict[str, Any]
 Shape = tuple[int, ...]

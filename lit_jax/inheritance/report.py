@@ -7,8 +7,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from lit_jax.config import DenoiserConfig, LabelledConfig, PixArtConfig
 from lit_jax.inheritance.policies import LABELS, POOLED
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig, LabelledConfig
 
 
 @dataclass

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax.config import PixArtConfig
+from lit_jax.models.pixart.config import PixArtConfig
 
 
 @jax.tree_util.register_dataclass

@@ -11,10 +11,13 @@ import re
 
 import jax
 
-from lit_jax.config import DenoiserConfig, DiGConfig, DiTConfig, LabelledConfig, PixArtConfig
-from lit_jax.models import zoo
+from lit_jax.models import functional
 from lit_jax.models.cost_attention import Macs, attention_components, printed_macs
+from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.layers import TimestepEmbedder
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig, LabelledConfig
 
 COMPONENTS = (
     *("embedders", "projections", "attention", "convolution", "cross_attention", "mlp"),
@@ -119,7 +122,7 @@ def parameter_components(config: DenoiserConfig) -> dict[str, int]:
     """Parameters by COMPONENTS, from the shapes of the network itself. Everything inside a mixer
     but its filters counts as "projections", its norms, scales and position tables too."""
     counts = dict.fromkeys(COMPONENTS, 0)
-    for path, leaf in jax.tree.leaves_with_path(zoo.abstract_params(config)):
+    for path, leaf in jax.tree.leaves_with_path(functional.abstract_params(config)):
         name = "/".join(str(key.key) for key in path)
         counts[next(c for pattern, c in PARAMETER_COMPONENTS if re.search(pattern, name))] += (
             leaf.size

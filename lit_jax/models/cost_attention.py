@@ -13,8 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from lit_jax.config import DenoiserConfig, DiGConfig, MixerConfig, PixArtConfig
 from lit_jax.models.attention.gated import LOW_RANK, partition
+from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig, MixerConfig
 
 Macs = dict[str, int]
 """Component -> MACs: "projections", "attention" (the core) and "convolution" (filters over the

@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lit_jax.config import NetworkConfig
+from lit_jax.checkpoints.layouts import HUB_LAYOUTS, layouts_for
+from lit_jax.keymap.rows import TRANSFORMS, Shape, Transform
+from lit_jax.models.registry import NetworkConfig
 from lit_jax.sharding import path_string
-from lit_jax.weights.tables import HUB_LAYOUTS, TRANSFORMS, Shape, Transform, layouts_for
 
 Arrays = dict[str, jax.Array]
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax.config import DenoiserConfig
-from lit_jax.models import zoo
+from lit_jax.models import functional
+from lit_jax.models.registry import DenoiserConfig
 from lit_jax.sharding import path_string
 from lit_jax.training.step import Batch, Task, mean_gradient, noised_example
 
@@ -30,7 +30,7 @@ def first_nonfinite(
         return f"parameter {bad[0]}"
 
     def forward(params: Any, x: jax.Array, t: jax.Array, cond: Any) -> tuple[jax.Array, Any]:
-        return zoo.with_params(config, params).with_activations(x, t, cond)
+        return functional.with_params(config, params).with_activations(x, t, cond)
 
     inputs = (example["x_t"], example["t"], example["cond"])
     out, activations = jax.jit(forward)(params, *inputs)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lit_jax.models.autoencoder import sample_latents
+from lit_jax.models.autoencoder.model import sample_latents
 from lit_jax.models.conditions import TextCondition, drop_captions
 
 Batch = dict[str, jax.Array]

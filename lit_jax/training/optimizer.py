@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lit_jax.config import EmaConfig, NetworkConfig, OptimizerConfig, unknown_name
+from lit_jax.config import EmaConfig, OptimizerConfig, unknown_name
+from lit_jax.models.registry import NetworkConfig
 from lit_jax.sharding import path_string
 from lit_jax.training.came import came, torch_tensors
 

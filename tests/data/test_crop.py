@@ -15,7 +15,7 @@ from PIL import Image
 
 from lit_jax.data import crop
 from lit_jax.data.crop import center_crop
-from lit_jax.data.image_source import BrokenImage
+from lit_jax.data.sources.image_source import BrokenImage
 
 
 def random_image(width: int, height: int, seed: int = 0) -> Image.Image:

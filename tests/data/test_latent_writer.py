@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lit_jax.data.latent_writer import (
+from lit_jax.data.latents.schema import LatentSchema, dataset_folder
+from lit_jax.data.latents.writer import (
     LatentExample,
     estimated_bytes,
     record_file,
@@ -21,7 +22,6 @@ from lit_jax.data.latent_writer import (
     write_metadata,
     write_records,
 )
-from lit_jax.data.schema import LatentSchema, dataset_folder
 
 SCHEMA = LatentSchema(
     vae={},

@@ -6,15 +6,16 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import latent_cases
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from latent_cases import COUNT, NAME
 
-from lit_jax.data import latents, pipeline
-from lit_jax.data.schema import dataset_folder, read_schema
+from lit_jax.data import pipeline
+from lit_jax.data.latents import reader as latents
+from lit_jax.data.latents.schema import dataset_folder, read_schema
 from lit_jax.data.stream import BatchStream
+from support import latent_cases
+from support.latent_cases import COUNT, NAME
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_jax.data.schema import (
+from lit_jax.data.latents.schema import (
     LatentSchema,
     dataset_folder,
     is_latent_folder,

@@ -7,14 +7,20 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import latent_cases
 import numpy as np
 import pytest
-from latent_cases import NAME
 
 from lit_jax.data import pipeline
-from lit_jax.data.schema import BUCKETS, NULL_CAPTION, read_null_caption, read_schema, write_array
+from lit_jax.data.latents.schema import (
+    BUCKETS,
+    NULL_CAPTION,
+    read_null_caption,
+    read_schema,
+    write_array,
+)
 from lit_jax.data.stream import BatchStream
+from support import latent_cases
+from support.latent_cases import NAME
 
 KINDS = ("long", "short")
 SIZES = ((8, 8), (4, 16), (16, 4))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from text_encoder_cases import sentencepiece_model, write_tokenizer
 
 from lit_jax.data.tokenizer import SPANS, Tokenizer, load_tokenizer
-from lit_jax.files import sha256_file
+from lit_jax.storage.files import sha256_file
+from support.text_encoder_cases import sentencepiece_model, write_tokenizer
 
 TEXTS = [
     "",

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-import tiny_runs
 from PIL import Image
 
 from configs import digits_roadmap
-from lit_jax.models import zoo
-from lit_jax.weights import folder
-from lit_jax.weights.fingerprint import params_sha256
+from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.models import registry
+from support import tiny_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ("relu", "lambda.5_.05", "clear3_untrained")
@@ -126,7 +126,7 @@ def test_sources_are_the_checkpoints(
     runs = importlib.import_module("roadmap_runs")
     monkeypatch.setattr(digits_roadmap, "SOURCE_STEPS", (2, 4))
     monkeypatch.setattr(digits_roadmap, "NOT_EMA", "source2_model")
-    model = zoo.model_config("DiT", **tiny_runs.SIZE)
+    model = registry.model_config("DiT", **tiny_runs.SIZE)
     stored = {}
     with ocp.StandardCheckpointer() as checkpointer:
         for step in (2, 4):
@@ -260,7 +260,7 @@ def test_an_untrained_row_is_the_source_with_another_attention(demo: None, tmp_p
     runs = importlib.import_module("roadmap_runs")
     run = runs.Run("clear2_untrained", 0, None, 60, str(tmp_path))
     config = runs.config_of(run)
-    source = zoo.model_config("DiT", **config.model.overrides | {"window_size": 8})
+    source = registry.model_config("DiT", **config.model.overrides | {"window_size": 8})
     params = tiny_runs.random_params(source, 0)
     folder.save_model_dir(config.inherit.source, source, params, {"source": "test"})
     runs.save_untrained(config, tmp_path / "work")

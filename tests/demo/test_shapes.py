@@ -13,8 +13,9 @@ from PIL import Image
 from configs import shapes_encode, shapes_lit, shapes_teacher
 from demo.t2i import detector, models, prompts, shapes
 from demo.t2i.shapes import Thing
-from lit_jax.config import EncodeConfig, PixArtConfig, TrainConfig, from_mapping
-from lit_jax.models import zoo
+from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
+from lit_jax.models import registry
+from lit_jax.models.pixart.config import PixArtConfig
 
 EXAMPLES = [shapes.example(5, index) for index in range(150)]
 
@@ -207,7 +208,7 @@ def test_a_folder_of_images_with_captions(tmp_path: Path) -> None:
 
 
 def built(config: TrainConfig) -> PixArtConfig:
-    network: PixArtConfig = zoo.model_config(config.model.name, **config.model.overrides)
+    network: PixArtConfig = registry.model_config(config.model.name, **config.model.overrides)
     return network
 
 

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from demo.t2i import detector, models, prompts, report, shapes, train_text_encoder
+from lit_jax.checkpoints import folder
 from lit_jax.data.tokenizer import Tokenizer
-from lit_jax.models.autoencoder import AutoencoderKL
+from lit_jax.models.autoencoder.model import AutoencoderKL
 from lit_jax.training.metrics import TRACE
-from lit_jax.weights import folder
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["teacher", "lit_distilled", "lit_inherited", "lit_scratch"]

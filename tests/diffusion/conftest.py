@@ -11,10 +11,11 @@ from typing import Any
 import jax
 import pytest
 
-from golden_cases import load_meta, load_state_dict
-from lit_jax.config import DiTConfig
-from lit_jax.models.zoo import apply_fn, model_config
-from lit_jax.weights.convert import import_params
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.functional import apply_fn
+from lit_jax.models.registry import model_config
+from support.golden_cases import load_meta, load_state_dict
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pixart_cases import golden_arrays, golden_model, golden_sources_of, quick_jit
 
-from golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
-from lit_jax.config import PixArtConfig
 from lit_jax.diffusion.dpm_solver import (
     ContinuousSchedule,
     diffusers_steps,
@@ -27,7 +24,10 @@ from lit_jax.diffusion.gaussian import create_process, x_start_from_epsilon
 from lit_jax.diffusion.guidance import guided
 from lit_jax.diffusion.losses import Denoiser
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.zoo import apply_fn
+from lit_jax.models.functional import apply_fn
+from lit_jax.models.pixart.config import PixArtConfig
+from support.golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
+from support.pixart_cases import golden_arrays, golden_model, golden_sources_of, quick_jit
 
 SOURCES = golden_sources("dpm_solver.npz")
 FULL = create_process()

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from golden_cases import golden_sources, load_arrays, nhwc, relative_error
 from lit_jax.diffusion.gaussian import (
     create_process,
     epsilon_from_x_start,
@@ -23,6 +22,7 @@ from lit_jax.diffusion.gaussian import (
     x_start_from_epsilon,
 )
 from lit_jax.diffusion.samplers import ddim_reverse, ddim_sample, p_sample
+from support.golden_cases import golden_sources, load_arrays, nhwc, relative_error
 
 SOURCES = golden_sources("diffusion_steps.npz")
 SINGLE_STEP = 2e-5

@@ -17,16 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_cases import (
-    DEVIATION,
-    FULL,
-    MEAN,
-    denoiser,
-    ode_solution,
-    predicted_image,
-    solve,
-    spread,
-)
 
 from lit_jax.diffusion.dpm_solver import (
     SolverSteps,
@@ -37,6 +27,16 @@ from lit_jax.diffusion.dpm_solver import (
 )
 from lit_jax.diffusion.gaussian import GaussianProcess, create_process
 from lit_jax.diffusion.samplers import ddim, ddpm, image_keys, per_image_noise
+from support.gaussian_cases import (
+    DEVIATION,
+    FULL,
+    MEAN,
+    denoiser,
+    ode_solution,
+    predicted_image,
+    solve,
+    spread,
+)
 
 FIRST = (np.sqrt(FULL.alphas_cumprod[0]), np.sqrt(1.0 - FULL.alphas_cumprod[0]))
 LAST = (np.sqrt(FULL.alphas_cumprod[-1]), np.sqrt(1.0 - FULL.alphas_cumprod[-1]))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
+from lit_jax.checkpoints.convert import export_params
 from lit_jax.diffusion.gaussian import (
     GaussianProcess,
     create_process,
@@ -30,7 +30,7 @@ from lit_jax.diffusion.losses import (
     training_losses,
     variational_term,
 )
-from lit_jax.weights.convert import export_params
+from support.golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
 
 SOURCES = golden_sources("diffusion_steps.npz")
 # Golden name of a loss variant -> (process arguments, row of LOSSES).

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.checkpoints.detect import detect_config
+from lit_jax.checkpoints.layouts import layout_of
 from lit_jax.diffusion.gaussian import (
     GaussianProcess,
     create_process,
@@ -24,10 +26,8 @@ from lit_jax.diffusion.gaussian import (
 )
 from lit_jax.diffusion.losses import training_losses
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.zoo import apply_fn
-from lit_jax.weights.convert import import_params
-from lit_jax.weights.detect import detect_config
-from lit_jax.weights.tables import layout_of
+from lit_jax.models.functional import apply_fn
+from support.golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
 
 SOURCES = golden_sources("pixart_iddpm.npz")
 

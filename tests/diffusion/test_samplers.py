@@ -11,10 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian_cases import denoiser as denoiser_of_gaussian_data
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.diffusion.guidance import guided
 from lit_jax.diffusion.losses import Denoiser
@@ -26,6 +24,8 @@ from lit_jax.diffusion.samplers import (
     image_keys,
     per_image_noise,
 )
+from support.gaussian_cases import denoiser as denoiser_of_gaussian_data
+from support.golden_cases import golden_sources, load_arrays, load_meta, nhwc, relative_error
 
 SOURCES = golden_sources("diffusion_loops.npz")
 FULL = create_process()

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from golden_cases import golden_sources, load_arrays, load_meta
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.diffusion.schedule import (
     SCHEDULES,
@@ -16,6 +15,7 @@ from lit_jax.diffusion.schedule import (
     respaced_timesteps,
     schedule_betas,
 )
+from support.golden_cases import golden_sources, load_arrays, load_meta
 
 SOURCES = golden_sources("diffusion_tables.npz")
 

@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import evaluation_cases
 import numpy as np
 import pytest
-from evaluation_cases import pictures, save_inception
-from inception_cases import TINY, golden_weights, tiny_weights
 
-from golden_cases import COPIES
-from lit_jax.config import InceptionConfig
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.commands.evaluate.job import evaluate
 from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
-from lit_jax.jobs.evaluate import evaluate
-from lit_jax.weights.convert import import_params
-from lit_jax.weights.folder import save_model_dir
+from lit_jax.models.inception.config import InceptionConfig
+from support import evaluation_cases
+from support.evaluation_cases import pictures, save_inception
+from support.golden_cases import COPIES
+from support.inception_cases import TINY, golden_weights, tiny_weights
 
 torch = pytest.importorskip("torch")
 

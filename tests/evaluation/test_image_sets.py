@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_cases import pictures, save_pngs
 from PIL import Image
 
-from lit_jax import files
 from lit_jax.config import SourceConfig
 from lit_jax.data.crop import center_crop
-from lit_jax.data.folders import ImageFolder
+from lit_jax.data.sources.folders import ImageFolder
 from lit_jax.evaluation.image_sets import (
     ArrayImages,
     CroppedImages,
@@ -23,6 +21,8 @@ from lit_jax.evaluation.image_sets import (
     check_levels,
 )
 from lit_jax.evaluation.npz_images import NpzImages, readable
+from lit_jax.storage import files
+from support.evaluation_cases import pictures, save_pngs
 
 IMAGES = pictures(9)
 

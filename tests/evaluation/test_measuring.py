@@ -8,9 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from evaluation_cases import pictures
-from inception_cases import TINY, tiny_weights
 
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.evaluation.image_sets import ArrayImages
 from lit_jax.evaluation.measuring import (
     Measured,
@@ -21,9 +21,9 @@ from lit_jax.evaluation.measuring import (
     write_parts,
 )
 from lit_jax.evaluation.network import SPATIAL_FEATURES, FeatureExtractor, Network
-from lit_jax.models.zoo import Params, with_params
-from lit_jax.weights.convert import import_params
-from lit_jax.weights.fingerprint import params_sha256
+from lit_jax.models.functional import Params, with_params
+from support.evaluation_cases import pictures
+from support.inception_cases import TINY, tiny_weights
 
 COUNT = 37  # parts of 16, 16 and 5
 IMAGES = ArrayImages("made up", pictures(COUNT))

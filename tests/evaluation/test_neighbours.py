@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import evaluation_cases
 import numpy as np
 import pytest
 
 from lit_jax.evaluation import neighbours
 from lit_jax.evaluation.neighbours import precision_recall, squared_radii
+from support import evaluation_cases
 
 
 def _sets(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

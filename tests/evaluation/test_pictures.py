@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_jax.evaluation import curves, images
+from lit_jax.evaluation import curves
+from lit_jax.storage import png as images
 
 
 def _tiles(count: int, channels: int = 1) -> np.ndarray:

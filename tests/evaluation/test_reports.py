@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from lit_jax import files
 from lit_jax.evaluation import reports
+from lit_jax.storage import files
 
 NAMES = ["teacher", "lit_distilled", "lit_inherited", "lit_scratch"]
 

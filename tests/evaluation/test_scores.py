@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import evaluation_cases
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from golden_cases import golden_sources, load_arrays
 from lit_jax.evaluation import features, neighbours, scores
+from support import evaluation_cases
+from support.golden_cases import golden_sources, load_arrays
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_cases import pictures, save_inception
 
+from lit_jax.commands.evaluate import self_test as evaluate_self_test
 from lit_jax.config.evaluate import ReferenceConfig
 from lit_jax.evaluation import scores, self_test
 from lit_jax.evaluation.self_test import Check, gaussian_checks, score_checks
 from lit_jax.evaluation.statistics import Gaussian
-from lit_jax.jobs import evaluate_self_test
+from support.evaluation_cases import pictures, save_inception
 
 
 @pytest.fixture(autouse=True)

@@ -6,19 +6,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import dit_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pixart_cases
 import pytest
-from attention_cases import random_like
 
-from golden_cases import relative_error
-from lit_jax.config import DenoiserConfig, KVCompressConfig
 from lit_jax.models.attention import MIXERS
+from lit_jax.models.functional import Params, abstract_params, apply_fn, with_params
 from lit_jax.models.layers import layer_norm, modulate
-from lit_jax.models.zoo import Params, abstract_params, apply_fn, with_params
+from lit_jax.models.pixart.config import KVCompressConfig
+from lit_jax.models.registry import DenoiserConfig
+from support import dit_cases, pixart_cases
+from support.attention_cases import random_like
+from support.golden_cases import relative_error
 
 KV = KVCompressConfig("conv", 2, (1,))
 

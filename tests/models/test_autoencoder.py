@@ -8,7 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from autoencoder_cases import (
+
+from lit_jax.models.autoencoder import blocks
+from lit_jax.models.autoencoder.config import AutoencoderConfig
+from lit_jax.models.autoencoder.model import (
+    kl,
+    mean_and_log_variance,
+    mean_and_std,
+    sample_latents,
+    scaled_sample,
+)
+from lit_jax.models.functional import abstract_params, count_params
+from lit_jax.models.registry import model_config
+from support.autoencoder_cases import (
     GOLDEN,
     decode,
     encode,
@@ -19,19 +31,8 @@ from autoencoder_cases import (
     params_of,
     tiny,
 )
-from live_parity import live_seed, randomise_, state_of
-
-from golden_cases import COPIES, load_arrays, nhwc, relative_error
-from lit_jax.config import AutoencoderConfig
-from lit_jax.models import autoencoder_blocks as blocks
-from lit_jax.models.autoencoder import (
-    kl,
-    mean_and_log_variance,
-    mean_and_std,
-    sample_latents,
-    scaled_sample,
-)
-from lit_jax.models.zoo import abstract_params, count_params, model_config
+from support.golden_cases import COPIES, load_arrays, nhwc, relative_error
+from support.live_parity import live_seed, randomise_, state_of
 
 TOLERANCE = 1e-5
 

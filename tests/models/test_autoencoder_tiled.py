@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from autoencoder_cases import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_jax.models.autoencoder.blocks import Decoder, Encoder, nearest_twice
+from lit_jax.models.autoencoder.tiling import in_tiles, tile_starts, tile_weights
+from lit_jax.models.functional import with_params
+from support.autoencoder_cases import (
     decode,
     encode,
     golden_model,
@@ -17,13 +23,7 @@ from autoencoder_cases import (
     params_of,
     tiny,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from golden_cases import relative_error
-from lit_jax.models.autoencoder_blocks import Decoder, Encoder, nearest_twice
-from lit_jax.models.tiling import in_tiles, tile_starts, tile_weights
-from lit_jax.models.zoo import with_params
+from support.golden_cases import relative_error
 
 # --- tiles ---
 

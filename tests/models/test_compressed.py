@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
-from pixart_cases import batch, filled, forward, tiny
 
-from golden_cases import relative_error
-from lit_jax.config import KVCompressConfig
 from lit_jax.models.attention.compressed import SAMPLINGS, ConvCompression, PatchFilter
-from lit_jax.models.zoo import abstract_params
+from lit_jax.models.functional import abstract_params
+from lit_jax.models.pixart.config import KVCompressConfig
+from support.attention_cases import random_like
+from support.golden_cases import relative_error
+from support.pixart_cases import batch, filled, forward, tiny
 
 
 def numbered(rows: int, columns: int) -> np.ndarray:

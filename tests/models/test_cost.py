@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lit_jax.config import DenoiserConfig, DiTConfig, PixArtConfig
-from lit_jax.models import zoo
+from lit_jax.models import functional
 from lit_jax.models.attention.window import circle_mask
 from lit_jax.models.conditions import TextCondition
 from lit_jax.models.cost import (
@@ -32,7 +31,9 @@ from lit_jax.models.cost_attention import (
     window_macs,
     window_pairs,
 )
-from lit_jax.models.zoo import model_config
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig, model_config
 
 # GMACs of all attention layers at 256 tokens: softmax, and linear by number of heads.
 SOFTMAX = {"S": 2.416, "B": 8.456, "L": 28.991, "XL": 42.279}
@@ -168,8 +169,8 @@ def traced_products(config: DenoiserConfig) -> int:
         cond = TextCondition(tokens, None, *(sizes if micro else ()))
     elif not config.num_classes:
         cond = None
-    arguments = (zoo.abstract_params(config), x, jax.ShapeDtypeStruct((1,), jnp.int32), cond)
-    return products(jax.make_jaxpr(zoo.apply_fn(config))(*arguments).jaxpr)
+    arguments = (functional.abstract_params(config), x, jax.ShapeDtypeStruct((1,), jnp.int32), cond)
+    return products(jax.make_jaxpr(functional.apply_fn(config))(*arguments).jaxpr)
 
 
 TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": (10, 22), "mlp_ratio": 2.0}
@@ -216,7 +217,7 @@ def test_parameters_by_component(case: str) -> None:
     name, overrides = (NETWORKS | {"window, pooled": pooled})[case]
     config = model_config(name, **TINY | overrides)
     counts = parameter_components(config)
-    assert sum(counts.values()) == zoo.count_params(zoo.abstract_params(config))
+    assert sum(counts.values()) == functional.count_params(functional.abstract_params(config))
     filters = {"linear": 2 * (25 * 12 + 12), "focused": 2 * (25 * 12 + 12), "window": 2 * 4}
     filters |= {"gated": config.depth * (9 * 24 + 24)}
     if case == "text, conv":

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
 from flax import nnx
-from pixart_cases import filled, quick_jit, tiny
 
-from golden_cases import relative_error
-from lit_jax.config import PixArtConfig
 from lit_jax.models.attention.cross import CrossAttention
-from lit_jax.models.zoo import Params
+from lit_jax.models.functional import Params
+from lit_jax.models.pixart.config import PixArtConfig
+from support.attention_cases import random_like
+from support.golden_cases import relative_error
+from support.pixart_cases import filled, quick_jit, tiny
 
 CONFIG = tiny(num_heads=2, cross_num_heads=3)
 MASKS = {

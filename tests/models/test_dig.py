@@ -12,10 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like, sine_input, sine_weights
 from flax import nnx
 
-from golden_cases import (
+from lit_jax.checkpoints.convert import export_params, import_params
+from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.functional import (
+    Params,
+    abstract_params,
+    apply_fn,
+    count_params,
+    create_model,
+    init_params,
+    with_params,
+)
+from lit_jax.models.layers import layer_norm
+from lit_jax.models.registry import model_config
+from support.attention_cases import random_like, sine_input, sine_weights
+from support.golden_cases import (
     golden_sources,
     load_arrays,
     load_meta,
@@ -23,19 +36,6 @@ from golden_cases import (
     nhwc,
     relative_error,
 )
-from lit_jax.config import DiGConfig
-from lit_jax.models.layers import layer_norm
-from lit_jax.models.zoo import (
-    Params,
-    abstract_params,
-    apply_fn,
-    count_params,
-    create_model,
-    init_params,
-    model_config,
-    with_params,
-)
-from lit_jax.weights.convert import export_params, import_params
 
 # The golden gradients themselves are 1.7e-4 away from those of float64 (ours 5e-5): the norm of a
 # head with a small output magnifies what single precision loses.

@@ -11,23 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like, sine_input, sine_weights
-from dit_cases import TINY, batch, forward, tiny
 
-from golden_cases import relative_error
-from lit_jax.config import DiTConfig
-from lit_jax.models.dit import REMAT_POLICIES
-from lit_jax.models.layers import patchify, sincos_position_table, unpatchify
-from lit_jax.models.zoo import (
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.dit.model import REMAT_POLICIES
+from lit_jax.models.functional import (
     Params,
     abstract_params,
     apply_fn,
     create_model,
     init_params,
-    model_config,
     with_params,
 )
-from lit_jax.weights.convert import import_params
+from lit_jax.models.layers import patchify, sincos_position_table, unpatchify
+from lit_jax.models.registry import model_config
+from support.attention_cases import random_like, sine_input, sine_weights
+from support.dit_cases import TINY, batch, forward, tiny
+from support.golden_cases import relative_error
 
 # --- the official network from analytic weights ---
 

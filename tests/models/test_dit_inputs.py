@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
-from dit_cases import batch, forward, tiny
 
-from golden_cases import relative_error
-from lit_jax.models.zoo import abstract_params, apply_fn, with_params
+from lit_jax.models.functional import abstract_params, apply_fn, with_params
+from support.attention_cases import random_like
+from support.dit_cases import batch, forward, tiny
+from support.golden_cases import relative_error
 
 
 def test_unconditional_model() -> None:

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import (
+
+from lit_jax.models.attention.focused import focus
+from lit_jax.models.attention.linear import feature_map
+from support.attention_cases import (
     assert_golden,
     golden_cases,
     mixer_config,
@@ -18,10 +21,7 @@ from attention_cases import (
     sine_input,
     value_and_gradients,
 )
-
-from golden_cases import relative_error
-from lit_jax.models.attention.focused import focus
-from lit_jax.models.attention.linear import feature_map
+from support.golden_cases import relative_error
 
 SMALL = {"hidden_size": 16, "num_heads": 2, "kernel_size": None}
 

@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like, sine_input
 from flax import nnx
 
-from golden_cases import golden_sources, load_arrays, load_state_dict, relative_error
-from lit_jax.config import DiGConfig
 from lit_jax.models.attention.gated import (
     INIT_GAIN,
     GatedAttention,
@@ -25,6 +22,9 @@ from lit_jax.models.attention.gated import (
     gated_linear_attention_recurrent,
     partition,
 )
+from lit_jax.models.dig.config import DiGConfig
+from support.attention_cases import random_like, sine_input
+from support.golden_cases import golden_sources, load_arrays, load_state_dict, relative_error
 
 FORMS: dict[str, Callable[..., Any]] = {
     "chunked": functools.partial(gated_linear_attention, chunk=8, segment=16),

@@ -12,14 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from inception_cases import TINY, golden_weights, tiny_weights
 
 import lit_jax
-from golden_cases import golden_sources, load_arrays, nhwc, relative_error
-from lit_jax.config import InceptionConfig
-from lit_jax.config.inception import PREPROCESSINGS
-from lit_jax.models.inception import FIDInception, InceptionFeatures
-from lit_jax.models.zoo import (
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.models.functional import (
     Params,
     abstract_params,
     count_params,
@@ -27,8 +24,10 @@ from lit_jax.models.zoo import (
     init_params,
     with_params,
 )
-from lit_jax.weights.convert import import_params
-from lit_jax.weights.folder import save_model_dir
+from lit_jax.models.inception.config import PREPROCESSINGS, InceptionConfig
+from lit_jax.models.inception.model import FIDInception, InceptionFeatures
+from support.golden_cases import golden_sources, load_arrays, nhwc, relative_error
+from support.inception_cases import TINY, golden_weights, tiny_weights
 
 TOLERANCE = 2e-5
 # On values in -1..1: the official code rounds positions to float32, up to 2e-5 of a pixel.

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from golden_cases import golden_sources, load_state_dict
 from lit_jax.models.layers import (
     Dense,
     LabelEmbedder,
@@ -24,6 +23,7 @@ from lit_jax.models.layers import (
     unpatchify,
     xavier_uniform,
 )
+from support.golden_cases import golden_sources, load_state_dict
 
 
 def test_position_table_check_values() -> None:

@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import (
+
+from lit_jax.models.attention import make_mixer
+from lit_jax.models.attention.linear import (
+    EPS,
+    depthwise_conv,
+    feature_map,
+    linear_attention,
+    linear_attention_explicit,
+)
+from support.attention_cases import (
     assert_golden,
     attention_params,
     golden_cases,
@@ -21,16 +30,7 @@ from attention_cases import (
     sine_weights,
     value_and_gradients,
 )
-
-from golden_cases import relative_error
-from lit_jax.models.attention import make_mixer
-from lit_jax.models.attention.linear import (
-    EPS,
-    depthwise_conv,
-    feature_map,
-    linear_attention,
-    linear_attention_explicit,
-)
+from support.golden_cases import relative_error
 
 
 @pytest.fixture

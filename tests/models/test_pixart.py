@@ -11,16 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like, sine_input, sine_weights
-from pixart_cases import batch, forward, quick_jit, tiny
 
-from golden_cases import relative_error
-from lit_jax.config import KVCompressConfig, PixArtConfig
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.checkpoints.layouts import layouts_for
+from lit_jax.checkpoints.pairing import slots
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.dit import REMAT_POLICIES
-from lit_jax.models.layers import patchify, unpatchify
-from lit_jax.models.pixart import PixArt, position_table
-from lit_jax.models.zoo import (
+from lit_jax.models.dit.model import REMAT_POLICIES
+from lit_jax.models.functional import (
     Params,
     abstract_params,
     apply_fn,
@@ -28,9 +25,12 @@ from lit_jax.models.zoo import (
     init_params,
     with_params,
 )
-from lit_jax.weights.convert import import_params
-from lit_jax.weights.pairing import slots
-from lit_jax.weights.tables import layouts_for
+from lit_jax.models.layers import patchify, unpatchify
+from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
+from lit_jax.models.pixart.model import PixArt, position_table
+from support.attention_cases import random_like, sine_input, sine_weights
+from support.golden_cases import relative_error
+from support.pixart_cases import batch, forward, quick_jit, tiny
 
 # --- the official network from analytic weights ---
 

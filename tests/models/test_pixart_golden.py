@@ -14,7 +14,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from pixart_cases import (
+
+from lit_jax.checkpoints.convert import export_params, import_params
+from lit_jax.checkpoints.detect import detect_config
+from lit_jax.checkpoints.layouts import layouts_for
+from lit_jax.models.attention.compressed import ConvCompression
+from lit_jax.models.attention.softmax import SoftmaxAttention
+from lit_jax.models.conditions import TextCondition, drop_captions
+from lit_jax.models.functional import Params, apply_fn, with_params
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.pixart.model import PixArt, position_table
+from support.golden_cases import golden_folders, load_arrays, nhwc, relative_error
+from support.pixart_cases import (
     CASES,
     condition,
     filled,
@@ -25,17 +36,6 @@ from pixart_cases import (
     golden_state,
     quick_jit,
 )
-
-from golden_cases import golden_folders, load_arrays, nhwc, relative_error
-from lit_jax.config import PixArtConfig
-from lit_jax.models.attention.compressed import ConvCompression
-from lit_jax.models.attention.softmax import SoftmaxAttention
-from lit_jax.models.conditions import TextCondition, drop_captions
-from lit_jax.models.pixart import PixArt, position_table
-from lit_jax.models.zoo import Params, apply_fn, with_params
-from lit_jax.weights.convert import export_params, import_params
-from lit_jax.weights.detect import detect_config
-from lit_jax.weights.tables import layouts_for
 
 # As the fact sheet of the golden numbers suggests; measured is 3.6e-6 and 3.2e-6 at most.
 FORWARD, GRADIENT = 1e-5, 5e-5

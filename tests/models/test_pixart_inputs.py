@@ -9,14 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
 from flax import nnx
-from pixart_cases import batch, forward, quick_jit, tiny
 
-from lit_jax.config import KVCompressConfig, PixArtConfig, architecture, from_mapping
+from lit_jax.config import from_mapping
 from lit_jax.models.conditions import TextCondition, drop_captions
-from lit_jax.models.pixart import PixArt
-from lit_jax.models.zoo import abstract_params, apply_fn, with_params
+from lit_jax.models.family import architecture
+from lit_jax.models.functional import abstract_params, apply_fn, with_params
+from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
+from lit_jax.models.pixart.model import PixArt
+from support.attention_cases import random_like
+from support.pixart_cases import batch, forward, quick_jit, tiny
 
 TOKENS = np.zeros((2, 5, 10), np.float32)
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from live_parity import live_seed, randomise_, state_of
-from pixart_cases import forward
 
-from golden_cases import relative_error
-from lit_jax.config import PixArtConfig
+from lit_jax.checkpoints.convert import export_params, import_params
+from lit_jax.checkpoints.detect import detect_config
 from lit_jax.models.conditions import TextCondition
-from lit_jax.weights.convert import export_params, import_params
-from lit_jax.weights.detect import detect_config
+from lit_jax.models.pixart.config import PixArtConfig
+from support.golden_cases import relative_error
+from support.live_parity import live_seed, randomise_, state_of
+from support.pixart_cases import forward
 
 # Frequencies of the time embedding that differ in their last bit move an angle of 999 by 6e-5, and
 # the output of a narrow network by 2e-6 as a rule, by 1.4e-5 at most in 120 runs.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from live_parity import live_seed
 
-from lit_jax.models.resize import bilinear_weights, resize_bilinear
+from lit_jax.models.inception.resize import bilinear_weights, resize_bilinear
+from support.live_parity import live_seed
 
 
 def test_half_pixel_centres_equal_torch() -> None:

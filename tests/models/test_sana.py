@@ -6,13 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import mixer_config, mixer_fn, new_params, sine_input, value_and_gradients
 
-from golden_cases import relative_error
+from lit_jax.checkpoints.pairing import layout_named
 from lit_jax.models.attention.linear import linear_attention
 from lit_jax.models.attention.sana import sana_attention
-from lit_jax.models.zoo import abstract_params, model_config
-from lit_jax.weights.pairing import layout_named
+from lit_jax.models.functional import abstract_params
+from lit_jax.models.registry import model_config
+from support.attention_cases import (
+    mixer_config,
+    mixer_fn,
+    new_params,
+    sine_input,
+    value_and_gradients,
+)
+from support.golden_cases import relative_error
 
 SMALL = {"hidden_size": 64, "num_heads": 2, "kernel_size": None, "qkv_bias": False}
 

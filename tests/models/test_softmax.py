@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from attention_cases import mixer_config, mixer_fn, new_params
 
-from golden_cases import relative_error
 from lit_jax.models.attention.softmax import softmax_attention
+from support.attention_cases import mixer_config, mixer_fn, new_params
+from support.golden_cases import relative_error
 
 
 def by_formula(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -9,24 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
-from live_parity import live_seed, randomise_, state_of
 from safetensors.numpy import load_file
 
-from golden_cases import golden_sources, load_arrays, load_meta, relative_error
-from lit_jax.config import T5Config
-from lit_jax.models.t5 import T5Encoder, relative_position_bucket
-from lit_jax.models.zoo import (
-    SIZES,
+from lit_jax.checkpoints.convert import import_params
+from lit_jax.models.functional import (
     Params,
     abstract_params,
     apply_fn,
     count_params,
     init_params,
-    model_config,
     with_params,
 )
-from lit_jax.weights.convert import import_params
+from lit_jax.models.registry import model_config, sizes
+from lit_jax.models.t5.config import T5Config
+from lit_jax.models.t5.model import T5Encoder, relative_position_bucket
+from support.attention_cases import random_like
+from support.golden_cases import golden_sources, load_arrays, load_meta, relative_error
+from support.live_parity import live_seed, randomise_, state_of
 
 TINY = T5Config(vocab_size=30, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=3)
 SOURCES = golden_sources("t5.npz")
@@ -207,7 +206,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_named_sizes(name: str) -> None:
-    assert {row for row in SIZES if row.startswith("T5")} == set(PARAMETERS)
+    assert {row for row in sizes() if row.startswith("T5")} == set(PARAMETERS)
     assert count_params(abstract_params(model_config(name))) == PARAMETERS[name]
 
 

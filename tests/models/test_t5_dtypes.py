@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
 from flax import nnx
 
-from golden_cases import relative_error
-from lit_jax.config import T5Config
-from lit_jax.models.t5 import GatedMlp
-from lit_jax.models.zoo import Params, abstract_params, apply_fn, with_params
+from lit_jax.models.functional import Params, abstract_params, apply_fn, with_params
+from lit_jax.models.t5.config import T5Config
+from lit_jax.models.t5.model import GatedMlp
+from support.attention_cases import random_like
+from support.golden_cases import relative_error
 
 SMALL = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=48, num_layers=4, num_heads=4)
 SMALL16 = dataclasses.replace(SMALL, dtype="bfloat16")

@@ -9,13 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import random_like
 from flax import nnx
-from text_encoder_cases import TINY_T5
 
-from golden_cases import relative_error
-from lit_jax.config import T5Config
-from lit_jax.models.int8 import (
+from lit_jax.models.functional import Params, abstract_params, apply_fn, create_model, init_params
+from lit_jax.models.t5.config import T5Config
+from lit_jax.models.t5.int8 import (
     GROUP,
     Int8Dense,
     Int8TokenTable,
@@ -23,7 +21,9 @@ from lit_jax.models.int8 import (
     group_size,
     quantise,
 )
-from lit_jax.models.zoo import Params, abstract_params, apply_fn, create_model, init_params
+from support.attention_cases import random_like
+from support.golden_cases import relative_error
+from support.text_encoder_cases import TINY_T5
 
 SMALL = T5Config(vocab_size=40, d_model=64, d_kv=16, d_ff=96, num_layers=4, num_heads=4)
 IDS = np.arange(36).reshape(2, 18)

@@ -12,18 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import (
-    golden_sources,
-    load_arrays,
-    load_meta,
-    mixer_config,
-    mixer_fn,
-    new_params,
-    of_case,
-)
 
-from golden_cases import relative_error
-from lit_jax.config import PixArtConfig
 from lit_jax.models.attention.window import (
     Pool,
     Tiling,
@@ -32,7 +21,19 @@ from lit_jax.models.attention.window import (
     window_attention_explicit,
 )
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.zoo import abstract_params, apply_fn, model_config
+from lit_jax.models.functional import abstract_params, apply_fn
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import model_config
+from support.attention_cases import (
+    golden_sources,
+    load_arrays,
+    load_meta,
+    mixer_config,
+    mixer_fn,
+    new_params,
+    of_case,
+)
+from support.golden_cases import relative_error
 
 # --- golden ---
 

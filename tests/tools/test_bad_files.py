@@ -6,13 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import checkpoint_files as files
 import ml_dtypes
 import numpy as np
 import pytest
 
 import lit_jax
-from golden_cases import COPIES, load_state_dict
+from support import checkpoint_files as files
+from support.golden_cases import COPIES, load_state_dict
 from tools.convert_torch_ckpt import main
 
 pytest.importorskip("torch")

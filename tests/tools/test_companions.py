@@ -11,19 +11,20 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from text_encoder_cases import TINY_T5, sentencepiece_model, write_text_encoder
 
-from lit_jax.config.t5 import TOKENIZER_FILE
-from lit_jax.jobs.text_features import load_text_encoder
-from lit_jax.models.zoo import abstract_params, model_config
-from lit_jax.weights.fingerprint import (
+from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.identity import (
     FLOAT_SHA256,
     float_sha256,
     text_encoder_identity,
     vae_identity,
 )
-from lit_jax.weights.folder import save_model_dir
-from lit_jax.weights.recorded import recorded_text_encoder, recorded_vae
+from lit_jax.checkpoints.recorded import recorded_text_encoder, recorded_vae
+from lit_jax.models.functional import abstract_params
+from lit_jax.models.registry import model_config
+from lit_jax.models.t5.config import TOKENIZER_FILE
+from lit_jax.sampling.text_features import load_text_encoder
+from support.text_encoder_cases import TINY_T5, sentencepiece_model, write_text_encoder
 from tools.convert_torch_ckpt import main
 
 VAE = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4}

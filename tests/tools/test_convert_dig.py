@@ -8,19 +8,22 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from attention_cases import random_like, sine_input
+
+from support.attention_cases import random_like, sine_input
 
 torch = pytest.importorskip("torch")
 
-from reference_cases import FORWARD, error, joined, sources, tensors, weights  # noqa: E402
-from safetensors.numpy import load_file  # noqa: E402
+from safetensors.numpy import load_file
 
-from golden_cases import COPIES, load_meta, load_state_dict, nhwc, relative_error  # noqa: E402
-from lit_jax.config import DiGConfig, architecture  # noqa: E402
-from lit_jax.models.zoo import abstract_params, apply_fn, model_config  # noqa: E402
-from lit_jax.weights.convert import export_params  # noqa: E402
-from tools import torch_reference  # noqa: E402
-from tools.convert_torch_ckpt import main  # noqa: E402
+from lit_jax.checkpoints.convert import export_params
+from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.family import architecture
+from lit_jax.models.functional import abstract_params, apply_fn
+from lit_jax.models.registry import model_config
+from support.golden_cases import COPIES, load_meta, load_state_dict, nhwc, relative_error
+from support.reference_cases import FORWARD, error, joined, sources, tensors, weights
+from tools import torch_reference
+from tools.convert_torch_ckpt import main
 
 TINY = {"input_size": 4, "hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
 TINY |= {"in_channels": 3}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lit_jax
-from golden_cases import golden_folders, load_arrays, nhwc, relative_error
+from support.golden_cases import golden_folders, load_arrays, nhwc, relative_error
 from tools.convert_torch_ckpt import main
 
 pytest.importorskip("torch")

@@ -16,8 +16,8 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 import lit_jax
-from golden_cases import COPIES, load_arrays, load_state_dict, nhwc, relative_error
-from lit_jax.weights.convert import Import
+from lit_jax.checkpoints.convert import Import
+from support.golden_cases import COPIES, load_arrays, load_state_dict, nhwc, relative_error
 from tools.convert_torch_ckpt import main
 from tools.settings import parse_settings
 

@@ -17,11 +17,11 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
-from golden_cases import COPIES
-from lit_jax.config import architecture
-from lit_jax.models.zoo import model_config
-from lit_jax.weights.convert import Import
-from lit_jax.weights.folder import read_config
+from lit_jax.checkpoints.convert import Import
+from lit_jax.checkpoints.folder import read_config
+from lit_jax.models.family import architecture
+from lit_jax.models.registry import model_config
+from support.golden_cases import COPIES
 from tools import convert_torch_ckpt
 from tools.convert_torch_ckpt import main
 
@@ -149,8 +149,8 @@ def test_bfloat16_is_written_as_such() -> None:
 def test_inception_is_not_rounded(capsys: pytest.CaptureFixture[str]) -> None:
     import jax
 
-    from lit_jax.models.zoo import abstract_params
-    from lit_jax.weights.folder import save_model_dir
+    from lit_jax.checkpoints.folder import save_model_dir
+    from lit_jax.models.functional import abstract_params
 
     config = model_config("Inception", width_divisor=16)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), abstract_params(config))

@@ -12,14 +12,15 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from live_parity import live_seed
 
-from lit_jax.config import architecture
-from lit_jax.models.zoo import Params, abstract_params, apply_fn, model_config
-from lit_jax.weights.convert import export_params
-from lit_jax.weights.detect import detect_config
-from lit_jax.weights.folder import load_model_dir, save_model_dir
-from lit_jax.weights.pairing import layout_named
+from lit_jax.checkpoints.convert import export_params
+from lit_jax.checkpoints.detect import detect_config
+from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
+from lit_jax.checkpoints.pairing import layout_named
+from lit_jax.models.family import architecture
+from lit_jax.models.functional import Params, abstract_params, apply_fn
+from lit_jax.models.registry import model_config
+from support.live_parity import live_seed
 from tools import export_checkpoint
 from tools.convert_torch_ckpt import main
 from tools.export_checkpoint import needed_settings

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from text_encoder_cases import write_text_encoder
 
-from lit_jax.config.t5 import TOKENIZER_FILE
-from lit_jax.weights.fingerprint import text_encoder_identity
+from lit_jax.checkpoints.identity import text_encoder_identity
+from lit_jax.models.t5.config import TOKENIZER_FILE
+from support.text_encoder_cases import write_text_encoder
 from tools.convert_torch_ckpt import main as convert
 from tools.quantize_t5 import main
 

@@ -11,8 +11,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from inception_cases import TINY, golden_weights, tiny_weights  # noqa: E402
-from reference_cases import (  # noqa: E402
+from lit_jax.models.family import architecture  # noqa: E402
+from lit_jax.models.inception.config import InceptionConfig
+from lit_jax.models.pixart.config import KV_SAMPLINGS, PixArtConfig
+from support.golden_cases import load_meta
+from support.inception_cases import TINY, golden_weights, tiny_weights
+from support.reference_cases import (
     FORWARD,
     GELU,
     dit_fields,
@@ -25,11 +29,8 @@ from reference_cases import (  # noqa: E402
     tensors,
     weights,
 )
-
-from golden_cases import load_meta  # noqa: E402
-from lit_jax.config import KV_SAMPLINGS, InceptionConfig, PixArtConfig, architecture  # noqa: E402
-from tools import torch_reference  # noqa: E402
-from tools.torch_reference import inception, layers, pixart  # noqa: E402
+from tools import torch_reference
+from tools.torch_reference import inception, layers, pixart
 
 TINY_PIXART: Any = {"hidden_size": 48, "depth": 2, "num_heads": 3, "caption_channels": 8}
 

@@ -8,16 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lit_jax.config import (  # noqa: E402
-    AutoencoderConfig,
-    DiTConfig,
-    InceptionConfig,
-    KVCompressConfig,
-    PixArtConfig,
-    T5Config,
-    architecture,
-)
-from tools import torch_reference  # noqa: E402
+from lit_jax.models.autoencoder.config import AutoencoderConfig
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.family import architecture
+from lit_jax.models.inception.config import InceptionConfig
+from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
+from lit_jax.models.t5.config import T5Config
+from tools import torch_reference
 
 TINY_PIXART = {"hidden_size": 48, "depth": 2, "num_heads": 3, "caption_channels": 8}
 

@@ -11,8 +11,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from live_parity import live_seed  # noqa: E402
-from reference_cases import (  # noqa: E402
+from lit_jax.models.autoencoder.config import AutoencoderConfig
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.family import architecture
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.t5.config import T5Config
+from support.golden_cases import golden_folders, load_meta
+from support.live_parity import live_seed
+from support.reference_cases import (
     DOUBLE,
     FORWARD,
     HF_DIT,
@@ -27,17 +33,8 @@ from reference_cases import (  # noqa: E402
     tensors,
     weights,
 )
-
-from golden_cases import golden_folders, load_meta  # noqa: E402
-from lit_jax.config import (  # noqa: E402
-    AutoencoderConfig,
-    DiTConfig,
-    PixArtConfig,
-    T5Config,
-    architecture,
-)
-from tools import torch_reference  # noqa: E402
-from tools.torch_reference import dit, library  # noqa: E402
+from tools import torch_reference
+from tools.torch_reference import dit, library
 
 
 def doubled(values: Tensors, *names: str) -> Tensors:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attention_cases import random_like
 
-from lit_jax.models.zoo import abstract_params, model_config
-from lit_jax.weights.convert import export_params
-from lit_jax.weights.folder import save_model_dir
-from lit_jax.weights.pairing import layout_named
+from lit_jax.checkpoints.convert import export_params
+from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.pairing import layout_named
+from lit_jax.models.functional import abstract_params
+from lit_jax.models.registry import model_config
+from support.attention_cases import random_like
 from tools.verification import VerificationError, verify
 
 pytest.importorskip("torch")

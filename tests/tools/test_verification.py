@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import checkpoint_files as files
 import numpy as np
 import pytest
 
-from golden_cases import COPIES, load_state_dict
-from lit_jax.weights.convert import Import
+from lit_jax.checkpoints.convert import Import
+from support import checkpoint_files as files
+from support.golden_cases import COPIES, load_state_dict
 from tools.convert_torch_ckpt import main
 
 pytest.importorskip("torch")

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from pixart_cases import quick_jit, tiny
-from tiny_runs import random_params
 
-from lit_jax.config import KVCompressConfig, PixArtConfig
-from lit_jax.models import zoo
+from lit_jax.checkpoints.convert import export_params
+from lit_jax.models import functional, registry
+from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
 from lit_jax.sharding import path_string
 from lit_jax.training.came import came, torch_tensors
-from lit_jax.weights.convert import export_params
+from support.pixart_cases import quick_jit, tiny
+from support.tiny_runs import random_params
 
 RATE = 0.01
 NETWORKS: dict[str, tuple[str, PixArtConfig]] = {
@@ -167,8 +167,8 @@ def test_a_parameter_of_unknown_layout_is_refused() -> None:
 
 def test_the_state_is_little_more_than_one_copy_of_the_parameters() -> None:
     """LiT-0.6B: AdamW keeps two copies."""
-    config = zoo.model_config("LiT-0.6B")
-    params = zoo.abstract_params(config)
+    config = registry.model_config("LiT-0.6B")
+    params = functional.abstract_params(config)
     state = jax.eval_shape(came(RATE, torch_tensors(config)).init, params)
     size, kept = (sum(leaf.size for leaf in jax.tree.leaves(t)) for t in (params, state))
     assert 1.0 < kept / size < 1.005

@@ -12,17 +12,17 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-import tiny_runs
 
 from lit_jax import sharding
 from lit_jax.config import DataConfig, InheritConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lit_jax.data.stream import BatchStream
-from lit_jax.models import zoo
+from lit_jax.models import registry
 from lit_jax.training import checkpoint
 from lit_jax.training.state import TrainState, create_state
+from support import tiny_runs
 
 CONFIG = TrainConfig(seed=3)
-MODEL = zoo.model_config("LiT", **tiny_runs.SIZE)
+MODEL = registry.model_config("LiT", **tiny_runs.SIZE)
 
 
 def data(**identity: str) -> BatchStream:

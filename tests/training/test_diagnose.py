@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tiny_runs
 
-from lit_jax.models import zoo
+from lit_jax.models import functional, registry
 from lit_jax.training.diagnose import first_nonfinite
 from lit_jax.training.step import Task
+from support import tiny_runs
 
-CONFIG = zoo.model_config("DiT", **tiny_runs.SIZE)
+CONFIG = registry.model_config("DiT", **tiny_runs.SIZE)
 HUGE = 3e38  # finite, but no product with it is
 
 # What is spoiled: path, index of the block or None, value -> what must be named.
@@ -54,7 +54,7 @@ def test_first_place_is_named(
     make_task: Callable[..., Task], digits: dict[str, np.ndarray], case: str
 ) -> None:
     path, block, value, named = CASES[case]
-    student, changes = zoo.apply_fn(CONFIG), {}
+    student, changes = functional.apply_fn(CONFIG), {}
     if case == "teacher":
         changes["teacher"] = lambda params, *inputs: student(params, *inputs) * jnp.inf
     if case == "gradient":  # the output is finite, the loss overflows on the way back

@@ -13,7 +13,7 @@ import pytest
 
 from lit_jax import sharding
 from lit_jax.config import EmaConfig, MeshConfig, OptimizerConfig
-from lit_jax.models import zoo
+from lit_jax.models import functional, registry
 from lit_jax.training.came import came, torch_tensors
 from lit_jax.training.optimizer import (
     ema_decay,
@@ -23,7 +23,7 @@ from lit_jax.training.optimizer import (
     update_ema,
 )
 
-NETWORK = zoo.model_config(
+NETWORK = registry.model_config(
     "PixArt",
     mixer="linear",
     num_heads=1,
@@ -167,8 +167,8 @@ def test_ema_decay() -> None:
 def test_came_by_name_on_a_sharded_network() -> None:
     """The row "came" is CAME on the torch tensors of the network, its state has a place on any mesh
     and the frozen null caption none."""
-    params = zoo.init_params(NETWORK, jax.random.key(0))
-    frozen = frozen_mask(params, zoo.buffer_paths(NETWORK))
+    params = functional.init_params(NETWORK, jax.random.key(0))
+    frozen = frozen_mask(params, functional.buffer_paths(NETWORK))
     config = OptimizerConfig(name="came", learning_rate=0.01, b1=0.8, b2=0.99, weight_decay=0.1)
     optimizer = make_optimizer(config, 10, frozen, NETWORK)
     state = optimizer.init(params)

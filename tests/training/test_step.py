@@ -12,10 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import tiny_runs
 
 from lit_jax.config import EmaConfig
-from lit_jax.models import zoo
+from lit_jax.models import functional, registry
 from lit_jax.models.conditions import TextCondition
 from lit_jax.training.examples import LATENT_KEY, captions, labels, latents
 from lit_jax.training.state import TrainState, create_state
@@ -26,6 +25,7 @@ from lit_jax.training.step import (
     noised_example,
     train_step,
 )
+from support import tiny_runs
 
 MakeTask = Callable[..., Task]
 
@@ -219,7 +219,7 @@ def test_failed_step_changes_nothing(
 
 
 def test_bfloat16_trains_float32_parameters(make_task: MakeTask) -> None:
-    config = zoo.model_config("LiT", kernel_size=3, **tiny_runs.SIZE)
+    config = registry.model_config("LiT", kernel_size=3, **tiny_runs.SIZE)
     params = tiny_runs.random_params(config)
     generator = np.random.default_rng(0)
     batch = {
@@ -227,7 +227,7 @@ def test_bfloat16_trains_float32_parameters(make_task: MakeTask) -> None:
         "label": generator.integers(0, 10, 8).astype(np.int32),
     }
     half = dataclasses.replace(config, dtype="bfloat16")
-    task = make_task(student=zoo.apply_fn(half), optimizer=optax.sgd(1e-3, momentum=0.9))
+    task = make_task(student=functional.apply_fn(half), optimizer=optax.sgd(1e-3, momentum=0.9))
     found = steps(task, params, {}, batch, 3)
     assert all(bool(metrics["finite"]) for _, metrics in found)
     state: TrainState = found[-1][0]
@@ -236,7 +236,7 @@ def test_bfloat16_trains_float32_parameters(make_task: MakeTask) -> None:
     assert not np.array_equal(state.params["x_embedder"]["bias"], params["x_embedder"]["bias"])
 
     example = noised_example(task, jnp.int32(0), batch, {})
-    exact = dataclasses.replace(task, student=zoo.apply_fn(config))
+    exact = dataclasses.replace(task, student=functional.apply_fn(config))
     full = float(jax.jit(lambda p: loss_and_metrics(exact, p, {}, example)[0])(params))
     difference = abs(float(found[0][1]["loss"]) / full - 1)
     assert 1e-6 < difference < 0.02  # computed in half precision, and yet right

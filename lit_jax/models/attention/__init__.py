@@ -9,12 +9,14 @@ from typing import Any, Protocol
 import jax
 from flax import nnx
 
-from lit_jax.config import MixerConfig, PixArtConfig, unknown_name
+from lit_jax.config import unknown_name
 from lit_jax.models.attention.focused import FocusedAttention
 from lit_jax.models.attention.linear import LinearAttention
 from lit_jax.models.attention.sana import SanaAttention
 from lit_jax.models.attention.softmax import SoftmaxAttention
 from lit_jax.models.attention.window import WindowAttention
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import MixerConfig
 
 
 class Mixer(Protocol):

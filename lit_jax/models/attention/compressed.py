@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import KVCompressConfig
 from lit_jax.models.layers import LayerNorm
+from lit_jax.models.pixart.config import KVCompressConfig
 
 
 def _cropped(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:

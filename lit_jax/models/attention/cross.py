@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import PixArtConfig
 from lit_jax.models.attention.softmax import softmax_attention
 from lit_jax.models.layers import Dense, xavier_uniform, zeros
+from lit_jax.models.pixart.config import PixArtConfig
 
 
 class CrossAttention(nnx.Module):

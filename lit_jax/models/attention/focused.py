@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import DiTConfig
 from lit_jax.models.attention.linear import LinearAttention, feature_map
+from lit_jax.models.dit.config import DiTConfig
 
 FOCUSING_FACTOR = 3
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lit_jax.config import DiGConfig
+from lit_jax.models.dig.config import DiGConfig
 from lit_jax.models.layers import Dense, Initializer, xavier_uniform
 
 CHUNK = 64

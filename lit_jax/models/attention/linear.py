@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lit_jax.config import MixerConfig
 from lit_jax.models.layers import Dense, xavier_uniform
+from lit_jax.models.registry import MixerConfig
 
 EPS = 1e-6
 

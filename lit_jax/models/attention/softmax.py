@@ -10,8 +10,9 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from lit_jax.config import MixerConfig, PixArtConfig
 from lit_jax.models.layers import Dense, LayerNorm, xavier_uniform
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import MixerConfig
 
 Compression = Callable[[jax.Array, tuple[int, int]], jax.Array]
 """Keys or values [B, N, D] on a token grid -> [B, M, D] with fewer tokens."""

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lit_jax.config import DiTConfig, MixerConfig
 from lit_jax.models.attention.softmax import SoftmaxAttention
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.registry import MixerConfig
 
 Pair = tuple[jax.Array, jax.Array]
 """Keys and values."""

@@ -1,0 +1,138 @@
+"""What the cost job refuses before it compiles or writes anything, and the request that an output
+folder belongs to."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lit_jax.checkpoints import folder
+from lit_jax.commands.cost.compiled import PROGRAMS
+from lit_jax.config.cost import CostConfig
+from lit_jax.models import functional, registry
+from lit_jax.models.dit.model import dtype_name
+from lit_jax.models.family import architecture
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig
+from lit_jax.runs.requests import REQUEST, require_same_request
+
+REMEDY = "choose another --out, or remove it to count again"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the checks have established. `networks`: model -> resolution -> its configuration."""
+
+    config: CostConfig
+    out: Path
+    networks: dict[str, dict[int, DenoiserConfig]]
+    request: dict[str, Any]
+
+    def programs(self) -> list[tuple[str, int, str]]:
+        """(model, resolution, row of PROGRAMS) of all that is compiled, the quick ones first."""
+        return [
+            (model, resolution, program)
+            for resolution in self.config.resolutions
+            if resolution <= self.config.compile_up_to
+            for model, of_model in self.networks.items()
+            for program in PROGRAMS
+            if program != "train" or trained(of_model[resolution])
+        ]
+
+
+def trained(config: DenoiserConfig) -> bool:
+    """Whether `train` takes such a model: there are no data sets with sizes as conditions."""
+    return not (isinstance(config, PixArtConfig) and config.micro_condition)
+
+
+def check(config: CostConfig) -> Plan:
+    """All that can be refused without compiling. ValueError, in one line, for anything wrong."""
+    dtype_name(config.dtype)
+    networks = {}
+    for text in config.models:
+        network = denoiser(text)
+        networks[text] = {side: resized(network, text, side, config) for side in config.resolutions}
+        for resized_network in networks[text].values():
+            functional.abstract_params(resized_network)  # some mixers refuse some token grids
+    out = Path(config.out).absolute()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; --out is a folder")
+    folder.check_parents(out)
+    request = {
+        "models": {
+            text: architecture(of_model[config.resolutions[0]])
+            for text, of_model in networks.items()
+        },
+        "resolutions": list(config.resolutions),
+        "vae_factor": config.vae_factor,
+        "compile_up_to": config.compile_up_to,
+        "batch_size": config.batch_size,
+        "dtype": config.dtype,
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+    }
+    resumed = require_same_request(out / REQUEST, request, REMEDY)
+    # A run that was killed at its first file leaves a hidden one.
+    kept = sorted(path.name for path in out.glob("[!.]*"))
+    if kept and not resumed:
+        raise ValueError(f"{out} holds {kept[0]}, which is not of this job; choose another --out")
+    return Plan(config, out, networks, request)
+
+
+SET_BY_FLAGS = {"input_size": "--resolutions", "dtype": "--dtype"}
+"""Arguments of a model that this job chooses itself."""
+
+
+def denoiser(text: str) -> DenoiserConfig:
+    """The configuration of a model folder, or of a name and arguments: "CLEAR-S/2 window_size=16".
+
+    Raises ValueError for an unknown name, folder or argument, and for another kind of network.
+    """
+    if Path(text).is_dir():
+        return folder.read_denoiser_config(text)
+    name, *settings = text.split() or [""]
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--model {text!r}: {setting!r} is not of the form NAME=VALUE")
+        if key in SET_BY_FLAGS:
+            raise ValueError(
+                f"--model {text!r}: {key} is that of {SET_BY_FLAGS[key]}; leave it out"
+            )
+        overrides[key] = _value(value)
+    if name.startswith((".", "/")):
+        raise ValueError(f"--model {text}: there is no such folder")
+    network = registry.model_config(name, **overrides)
+    if not isinstance(network, DenoiserConfig):
+        raise ValueError(f"{name} is a {network.family}; a denoiser such as a DiT is needed")
+    return network
+
+
+def _value(text: str) -> Any:
+    """A number, None or True; any other text is itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def resized(
+    network: DenoiserConfig, text: str, resolution: int, config: CostConfig
+) -> DenoiserConfig:
+    """The network for images of `resolution` x `resolution` pixels. Raises ValueError for one that
+    does not divide into patches."""
+    step = config.vae_factor * network.patch_size
+    if resolution % step:
+        raise ValueError(
+            f"resolution {resolution} is not a multiple of {step}, vae_factor {config.vae_factor} x"
+            f" patch_size {network.patch_size} of {text}"
+        )
+    return dataclasses.replace(
+        network, input_size=resolution // config.vae_factor, dtype=config.dtype
+    )

@@ -1,0 +1,185 @@
+"""What the train job refuses before it compiles or writes anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from lit_jax import sharding
+from lit_jax.checkpoints import folder
+from lit_jax.commands.train.data import DataFacts, check_data, check_recorded, open_data
+from lit_jax.commands.train.grids import check_grids
+from lit_jax.config import TrainConfig
+from lit_jax.data.stream import BatchStream
+from lit_jax.diffusion.gaussian import GaussianProcess
+from lit_jax.inheritance import inherited_paths
+from lit_jax.models import functional, registry
+from lit_jax.models.family import architecture
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig
+from lit_jax.objectives import Objective, hybrid_objective
+from lit_jax.runs.hosts import Say
+from lit_jax.sampling.drawing import make_process
+from lit_jax.training.optimizer import frozen_mask, make_optimizer
+
+DENOISERS = ("DiT", "LiT", "CLEAR", "DiG", "PixArt")
+"""Families of models that this job trains."""
+
+# What the teacher must share with the student: their inputs and outputs are compared. For those
+# conditioned on labels, and those conditioned on captions.
+SHARED: Mapping[bool, tuple[str, ...]] = {
+    False: ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"),
+    True: (
+        *("image_size", "in_channels", "caption_channels", "pe_interpolation"),
+        *("micro_condition", "learn_sigma"),
+    ),
+}
+
+
+@dataclass
+class Run:
+    """What the checks have established, before anything is compiled or written."""
+
+    config: TrainConfig
+    workdir: Path
+    mesh: Mesh
+    student: DenoiserConfig
+    teacher: DenoiserConfig | None
+    process: GaussianProcess
+    objective: Objective
+    data: BatchStream
+    facts: DataFacts
+    say: Say
+
+
+def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
+    """All that can be refused without touching a device's memory or the workdir."""
+    spec = config.model
+    if registry.model_family(spec.name) not in DENOISERS:
+        raise ValueError(
+            f"model.name is {spec.name!r}; this job trains denoisers: {', '.join(DENOISERS)}"
+        )
+    student = registry.model_config(
+        spec.name,
+        **{
+            **spec.overrides,
+            "dtype": spec.dtype,
+            "remat": spec.remat,
+            "scan_unroll": spec.scan_unroll,
+        },
+    )
+    mesh = sharding.make_mesh(config.mesh)
+    per_update = mesh.size * config.optimizer.accumulation
+    if config.batch_size % per_update:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not divisible by {mesh.size} devices"
+            f" x {config.optimizer.accumulation} accumulation steps = {per_update}"
+        )
+    sharding.tree_shardings(functional.abstract_params(student), mesh)
+    process = make_process(student, "")
+    objective = hybrid_objective(process, config.distill)
+    patterns = (*config.inherit.freeze, *functional.buffer_paths(student))
+    frozen = frozen_mask(functional.abstract_params(student), patterns)
+    if all(jax.tree.leaves(frozen)):
+        raise ValueError(
+            f"inherit.freeze {config.inherit.freeze} matches every parameter: nothing is left to"
+            " train; leave out a pattern"
+        )
+    make_optimizer(config.optimizer, config.total_steps, frozen, student)
+    facts = check_data(config, student)
+
+    teacher = check_teacher(config, student, facts)
+    if config.inherit.source:
+        check_inheritance(config, student, facts)
+    if config.sample.every:
+        check_grids(config, student, mesh)
+    check_workdir(workdir, student)
+    data = open_data(
+        config,
+        student,
+        config.batch_size,
+        shard_index=jax.process_index(),
+        shard_count=jax.process_count(),
+        workers=config.data.workers,
+    )
+    return Run(config, workdir, mesh, student, teacher, process, objective, data, facts, say)
+
+
+def check_teacher(
+    config: TrainConfig, student: DenoiserConfig, facts: DataFacts
+) -> DenoiserConfig | None:
+    """The teacher's configuration; its inputs and outputs must be the student's."""
+    path = config.distill.teacher
+    if not path:
+        return None
+    folder.require_weights(path)
+    teacher = dataclasses.replace(
+        folder.read_denoiser_config(path), dtype=student.dtype, scan_unroll=student.scan_unroll
+    )
+    captions = isinstance(student, PixArtConfig)
+    if isinstance(teacher, PixArtConfig) != captions:
+        raise ValueError(
+            f"teacher {path} is a {teacher.family}, the student a {student.family}; one is"
+            " conditioned on labels, the other on captions"
+        )
+    for name in SHARED[captions]:
+        if getattr(teacher, name) != getattr(student, name):
+            raise ValueError(
+                f"teacher {path} has {name}={getattr(teacher, name)}, the student"
+                f" {getattr(student, name)}; distillation compares their outputs"
+            )
+    if config.distill.compares_attention:
+        check_attention(path, teacher, student)
+    check_recorded(path, facts, "teacher")
+    return teacher
+
+
+def check_attention(path: str, teacher: DenoiserConfig, student: DenoiserConfig) -> None:
+    """Attention outputs must correspond layer by layer, token by token, channel by channel."""
+    theirs, ours = attention_outputs(teacher), attention_outputs(student)
+    for what in ours:
+        if theirs[what] != ours[what]:
+            raise ValueError(
+                f"teacher {path} has {theirs[what]} {what}, the student {ours[what]}; attention"
+                " distillation compares them one by one: take a teacher of the student's shape, or"
+                " set distill.attention_weight=0"
+            )
+
+
+def attention_outputs(config: DenoiserConfig) -> dict[str, int]:
+    """The axes of the attention outputs of one image, before their projection."""
+    projection = functional.abstract_params(config)["blocks"]["attn"]["out"]["kernel"]
+    layers, channels, _ = projection.shape
+    return {"layers": layers, "tokens": config.num_tokens, "channels of attention": channels}
+
+
+def check_inheritance(config: TrainConfig, student: DenoiserConfig, facts: DataFacts) -> None:
+    """The source must have what its policy names, in the student's shapes."""
+    settings = config.inherit
+    folder.require_weights(settings.source)
+    source = folder.read_denoiser_config(settings.source)
+    check_recorded(settings.source, facts, "source")
+    shapes, source_shapes = functional.abstract_params(student), functional.abstract_params(source)
+    inherited_paths(student, shapes, source, source_shapes, settings.policy, settings.reinitialise)
+
+
+def check_workdir(workdir: Path, student: DenoiserConfig) -> None:
+    """A workdir of another model is refused: its checkpoints would not fit. So are a model folder,
+    whose weights would shadow the run's, and an address that is no path."""
+    folder.check_local(workdir, "workdir")
+    if (workdir / folder.PARAMS).exists():
+        raise ValueError(f"workdir {workdir} is a model folder; choose another workdir")
+    if not (workdir / folder.CONFIG).exists():
+        return
+    found, wanted = architecture(folder.read_config(workdir)), architecture(student)
+    differing = [f"{k}={found[k]} (config: {wanted[k]})" for k in wanted if found[k] != wanted[k]]
+    if differing:
+        raise ValueError(
+            f"workdir {workdir} holds a run of another model: {', '.join(differing)};"
+            " choose another workdir"
+        )

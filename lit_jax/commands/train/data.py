@@ -1,0 +1,198 @@
+"""What the data of a run must be for its model: pixels or latents, labels or captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.identity import TextEncoderIdentity, VaeIdentity, vae_identity
+from lit_jax.checkpoints.recorded import recorded_text_encoder, recorded_vae
+from lit_jax.config import DataConfig, TrainConfig, from_mapping
+from lit_jax.data import pipeline
+from lit_jax.data.latents.schema import DRAWN, LatentSchema, read_null_caption, read_schema
+from lit_jax.data.stream import BatchStream
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.registry import DenoiserConfig, LabelledConfig
+from lit_jax.training.examples import StartOf, latents, pixels
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the examples of a run come from. `vae` is None for pixels, the last two without
+    captions; `null_caption_LxC` is the encoding of the empty prompt, float32. `start_of` makes
+    x_start of a batch."""
+
+    vae: VaeIdentity | None = None
+    start_of: StartOf = pixels
+    text_encoder: TextEncoderIdentity | None = None
+    null_caption_LxC: np.ndarray | None = None
+
+
+def check_data(config: TrainConfig, student: DenoiserConfig) -> DataFacts:
+    """The model must fit the images or latents of the data set, and its labels or captions.
+
+    Raises ValueError when it does not, or when the autoencoder is another one.
+    """
+    if isinstance(student, PixArtConfig):
+        return check_captioned(config, student)
+    if config.data.caption_weights:
+        raise ValueError(
+            f"data.caption_weights is {config.data.caption_weights}, but {config.model.name} is"
+            " conditioned on class labels; leave it empty"
+        )
+    return check_labelled(config, student)
+
+
+def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataFacts:
+    """Data for a DiT or LiT: images or latents of its size, with its classes."""
+    data = config.data
+    expected = (*student.image_size, student.in_channels)
+    if pipeline.is_latents(data.name, data.data_dir):
+        path = Path(data.data_dir, data.name)
+        schema = read_schema(path)
+        if schema.buckets:
+            raise ValueError(
+                f"the latents in {path} have {len(schema.buckets)} aspect ratios, a"
+                f" {student.family} takes one; encode with buckets=''"
+            )
+        shape, classes = schema.latent_shape, len(schema.classes)
+        what = f"latents of images of {schema.resolution} x {schema.resolution} pixels,"
+        if schema.vae:
+            vae = check_vae(data.vae, schema, path)
+            facts = DataFacts(vae, start_of_latents(schema, vae))
+        else:  # a model of pixels has drawn them
+            require_no_vae(data)
+            facts, what = DataFacts(), "images"
+    else:
+        require_no_vae(data)
+        spec = pipeline.dataset_spec(data.name)
+        facts, shape, classes, what = DataFacts(), spec.image_shape, spec.num_classes, "images"
+    if shape != expected:
+        raise ValueError(
+            f"data set {data.name!r} has {what} {shape}, the model takes {expected};"
+            " set model.overrides input_size and in_channels"
+        )
+    if student.num_classes not in (0, classes):
+        remedy = f"use {classes}, or 0 for unconditional" if classes else "use 0 (unconditional)"
+        raise ValueError(
+            f"data set {data.name!r} has {classes or 'no'} classes, the model"
+            f" num_classes={student.num_classes}; {remedy}"
+        )
+    return facts
+
+
+def require_no_vae(data: DataConfig) -> None:
+    if data.vae:
+        raise ValueError(
+            f"data.vae is {data.vae!r}, but data set {data.name!r} holds pixels; leave it empty, or"
+            " encode the images first"
+        )
+
+
+def start_of_latents(schema: LatentSchema, vae: VaeIdentity) -> StartOf:
+    """Latents of images are drawn anew in every step; those that a model drew are what they are."""
+    return pixels if schema.moments == DRAWN else latents(vae.scaling_factor)
+
+
+def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
+    """Data for a PixArt or text-to-image LiT: latents with the features of captions."""
+    data, path = config.data, Path(config.data.data_dir, config.data.name)
+    if not pipeline.is_latents(data.name, data.data_dir) or not read_schema(path).text:
+        raise ValueError(
+            f"{config.model.name} is conditioned on captions, but {path} holds no features of a"
+            " text encoder; encode images and captions with `text` set (configs/encode_t2i.py)"
+        )
+    if student.micro_condition:
+        raise ValueError(
+            "micro_condition is True, but the data hold no original sizes; train with"
+            " model.overrides.micro_condition=False, as PixArt-Sigma does"
+        )
+    schema = read_schema(path)
+    vae = check_vae(data.vae, schema, path)
+    found = {
+        "image_size": schema.latent_shape[:2],
+        "in_channels": vae.latent_channels,
+        "caption_channels": schema.text["width"],
+        "model_max_length": schema.text["max_length"],
+    }
+    differing = [
+        f"{name} {value}, the model {getattr(student, name)}"
+        for name, value in found.items()
+        if getattr(student, name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"the examples in {path} have {'; '.join(differing)}; set model.overrides"
+            " (input_size for image_size)"
+        )
+    weights = data.caption_weights
+    if weights and len(weights) != len(schema.captions):
+        raise ValueError(
+            f"data.caption_weights are {weights}, but {path} has {len(schema.captions)} kinds of"
+            f" captions: {', '.join(schema.captions)}; give a weight for each"
+        )
+    encoder = from_mapping(TextEncoderIdentity, schema.text["encoder"], f"{path}: text encoder")
+    start_of = start_of_latents(schema, vae)
+    return DataFacts(vae, start_of, encoder, read_null_caption(path, schema))
+
+
+def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
+    """The autoencoder of the config must be the one that made the latents."""
+    stored = from_mapping(VaeIdentity, schema.vae, f"{path}: vae")
+    if not vae_dir:
+        raise ValueError(
+            f"data.vae is empty; give the model folder of the VAE that made {path}: {stored.id}"
+            f" (sha256 {stored.sha256[:12]})"
+        )
+    folder.require_weights(vae_dir)
+    vae = vae_identity(vae_dir)
+    stored.require_same(vae, f"the latents in {path}", f"data.vae {vae_dir}")
+    return vae
+
+
+def check_recorded(model: str, facts: DataFacts, what: str) -> None:
+    """A teacher or a source of weights must know the same latents and the same text features,
+    as far as its folder says."""
+    vae, encoder = recorded_vae(model), recorded_text_encoder(model)
+    if vae is not None and facts.vae is not None:
+        vae.require_same(facts.vae, f"the latents of {what} {model}", "that of the data")
+    if encoder is not None and facts.text_encoder is not None:
+        encoder.require_same(
+            facts.text_encoder, f"the captions of {what} {model}", "that of the data"
+        )
+
+
+def open_data(
+    config: TrainConfig,
+    student: DenoiserConfig,
+    batch_size: int,
+    *,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    workers: int = 0,
+) -> BatchStream:
+    """The training data of a run in batches of this size, with what the model is conditioned on."""
+    labels, captions = False, isinstance(student, PixArtConfig)
+    weights: dict[str, float] = {}
+    if isinstance(student, LabelledConfig):
+        labels = student.num_classes > 0
+    elif config.data.caption_weights:
+        kinds = read_schema(Path(config.data.data_dir, config.data.name)).captions
+        weights = dict(zip(kinds, config.data.caption_weights, strict=True))
+    return pipeline.make_train_iterator(
+        config.data.name,
+        config.data.data_dir,
+        config.data.split,
+        batch_size,
+        config.seed,
+        shard_index=shard_index,
+        shard_count=shard_count,
+        flip=config.data.flip,
+        labels=labels,
+        captions=captions,
+        caption_weights=weights,
+        workers=workers,
+    )

@@ -1,0 +1,92 @@
+"""Latents as training examples: what is drawn, and one part for every size of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+
+from lit_jax.config import unknown_name
+from lit_jax.data import transforms
+from lit_jax.data.latents import reader as latents
+from lit_jax.data.latents.schema import DRAWN, LatentSchema, read_buckets
+from lit_jax.data.mixture import Reshuffled
+from lit_jax.data.parts import LABEL, Examples, Part, seeds
+
+
+def latent_examples(
+    folder: Path,
+    schema: LatentSchema,
+    split: str,
+    seed: int,
+    flip: bool,
+    captions: bool,
+    caption_weights: Mapping[str, float],
+) -> Examples:
+    """The latents in a folder, one part for every bucket that holds some.
+
+    Raises ValueError for mirror images and captions that are not there, and for files that are
+    missing, damaged or not those of the schema.
+    """
+    weights = weights_of_kinds(caption_weights, schema, folder)
+    text = bool(schema.text) and captions
+    if flip and schema.text:
+        raise ValueError(
+            f"data.flip is True, but the captions in {folder} would not fit mirror images ('left'"
+            " and 'right'); set data.flip=False"
+        )
+    if flip and not schema.mirrors:
+        raise ValueError(
+            f"data.flip is True, but the latents in {folder} have no mirror images; set"
+            " data.flip=False, or encode with mirrors"
+        )
+    records = latents.open_records(folder, schema, split)
+    buckets_N = read_buckets(folder, schema)
+    arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+    if schema.classes:
+        arrays |= LABEL
+    if text:
+        length, width = schema.text["max_length"], schema.text["width"]
+        arrays["tokens"] = (length, width), np.dtype(schema.text["dtype"])
+        arrays["mask"] = (length,), np.dtype(np.int8)
+    parts = []
+    for bucket in np.unique(buckets_N).tolist():
+        drawn = seeds(seed, bucket) if schema.buckets else seeds(seed)
+        rows = np.flatnonzero(buckets_N == bucket)
+        shape = schema.moments_shapes[bucket]
+        latents.check_record(records[int(rows[0])], schema, shape, folder)
+        if schema.buckets:
+            order = grain.MapDataset.source(Reshuffled(records, rows, drawn.order))
+        else:
+            order = grain.MapDataset.source(records).shuffle(seed=drawn.order).repeat()
+        mirror, caption = drawn.mirror if flip else None, drawn.caption if text else None
+        dataset = latents.examples(order, schema, shape, latents.Draws(mirror, caption, weights))
+        name = "image" if schema.moments == DRAWN else "moments"
+        found = {name: (shape[1:], np.dtype(schema.dtype))}
+        parts.append(Part(dataset, found | arrays, len(rows)))
+    identity = {"data schema sha256": schema.identity_sha256()}
+    return Examples(parts, transforms.selected, identity)
+
+
+def weights_of_kinds(
+    asked: Mapping[str, float], schema: LatentSchema, folder: Path
+) -> tuple[float, ...]:
+    """The weight of every kind of captions of a data set. Raises ValueError for a kind that it does
+    not have, and for weights that are negative, or all zero."""
+    kinds = schema.captions if schema.text else ()
+    if asked and not kinds:
+        raise ValueError(
+            f"caption_weights are given, but {folder} holds no features of captions; encode it with"
+            " text, or leave them out"
+        )
+    for kind, weight in asked.items():
+        if kind not in kinds:
+            raise unknown_name(f"kind of captions in {folder}", kind, kinds)
+        if not 0 <= weight < np.inf:
+            raise ValueError(f"caption_weights gives {kind!r} {weight}; it must be at least 0")
+    if asked and not any(asked.values()):
+        raise ValueError(f"caption_weights are all 0: {dict(asked)}; one must be more")
+    return tuple(float(asked[kind]) if kind in asked else float(not asked) for kind in kinds)

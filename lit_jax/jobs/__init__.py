@@ -1,1 +1,0 @@
-"""The jobs behind `python -m lit_jax`: each is one readable file."""

@@ -1,0 +1,1 @@
+"""What the diffusion transformers have in common: shapes, sizes, detection."""

@@ -1,1 +1,0 @@
-"""Weights on disk: key tables between torch layouts and this package, and model folders."""
