@@ -38,8 +38,8 @@ from lit_jax.models.attention.gated import (  # noqa: E402
 from lit_jax.models.cost_attention import attention_components  # noqa: E402
 from lit_jax.models.dig.config import DiGConfig  # noqa: E402
 from lit_jax.models.dit.config import DiTConfig  # noqa: E402
-from lit_jax.models.layers import sincos_position_table  # noqa: E402
 from lit_jax.models.pixart.config import KVCompressConfig  # noqa: E402
+from lit_jax.models.position_tables import sincos_position_table  # noqa: E402
 from lit_jax.models.registry import DenoiserConfig  # noqa: E402
 from lit_jax.storage import files  # noqa: E402
 from lit_jax.storage.png import save_figure  # noqa: E402

@@ -27,14 +27,14 @@ from lit_jax.checkpoints.pairing import (
     structural_problems,
 )
 from lit_jax.checkpoints.streaming import UnreadLeaf
-from lit_jax.keymap.positions import POSITION_TOLERANCE
 from lit_jax.keymap.rows import TRANSFORMS, Layout, Shape
 from lit_jax.models.dig.config import DiGConfig
 from lit_jax.models.functional import Params
-from lit_jax.models.layers import sincos_position_table
 from lit_jax.models.pixart import model as pixart
 from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.position_tables import sincos_position_table
 from lit_jax.models.registry import DenoiserConfig, LabelledConfig, NetworkConfig
+from lit_jax.models.transformer.positions import POSITION_TOLERANCE
 
 Progress = Callable[[int, int], None]
 """Called with (parameters done, parameters in all) after every tensor."""

@@ -28,7 +28,7 @@ def detect_config(
     """The configuration of a state dict.
 
     `name` is a named size or a member of a family, `overrides` are fields of the configuration;
-    both are checked against the shapes. `stored` is the architecture that a file of ours carries along,
+    both are checked against the shapes. `stored` is the architecture that a file of ours carries,
     `hub` the config.json of a Hugging Face folder. `overrides` overrule the former and not the
     latter, which is a file to be edited. Raises ValueError that lists every contradiction and
     exactly the fields that are missing.

@@ -12,7 +12,7 @@ from lit_jax.checkpoints.layouts import LAYOUTS, layout_of, layouts_for
 from lit_jax.checkpoints.pairing import layout_named, slots
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.functional import Params, abstract_params
-from lit_jax.models.layers import sincos_position_table
+from lit_jax.models.position_tables import sincos_position_table
 from lit_jax.models.registry import model_config
 
 TINY = {"hidden_size": 8, "depth": 2, "num_heads": 2, "input_size": 4, "num_classes": 3}

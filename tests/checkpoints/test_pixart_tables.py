@@ -17,13 +17,13 @@ from lit_jax.checkpoints.convert import export_params, import_params
 from lit_jax.checkpoints.detect import detect_config
 from lit_jax.checkpoints.layouts import layout_of, layouts_for
 from lit_jax.checkpoints.pairing import slots
-from lit_jax.keymap.positions import interpolation_of
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.layers import scaled_position_table
 from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
 from lit_jax.models.pixart.detect import from_hub
 from lit_jax.models.pixart.model import position_table
+from lit_jax.models.position_tables import scaled_position_table
 from lit_jax.models.registry import model_config
+from lit_jax.models.transformer.positions import interpolation_of
 from support.golden_cases import golden_folders, load_arrays, load_meta, nhwc, relative_error
 from support.pixart_cases import CASES, forward, golden_model, golden_sources_of, golden_state, tiny
 

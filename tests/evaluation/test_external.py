@@ -96,7 +96,7 @@ def test_torch_fidelity(tmp_path: Path) -> None:
     found = _metrics(tmp_path, tmp_path / "inception")
     torch.save({k: torch.from_numpy(v) for k, v in weights.items()}, tmp_path / "weights.pth")
     np.savez(tmp_path / "images.npz", samples=SAMPLES, reference=REFERENCE)
-    program = Path(__file__).resolve().parents[1] / "fidelity_program.py"
+    program = Path(__file__).resolve().parents[1] / "support" / "fidelity_program.py"
     command = [sys.executable, str(program), "images.npz", "weights.pth"]
     environment = os.environ | {"PYTHONPATH": folder or ""}
     done = subprocess.run(

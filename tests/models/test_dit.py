@@ -23,7 +23,8 @@ from lit_jax.models.functional import (
     init_params,
     with_params,
 )
-from lit_jax.models.layers import patchify, sincos_position_table, unpatchify
+from lit_jax.models.layers import patchify, unpatchify
+from lit_jax.models.position_tables import sincos_position_table
 from lit_jax.models.registry import model_config
 from support.attention_cases import random_like, sine_input, sine_weights
 from support.dit_cases import TINY, batch, forward, tiny

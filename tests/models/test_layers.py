@@ -18,11 +18,11 @@ from lit_jax.models.layers import (
     layer_norm,
     modulate,
     patchify,
-    sincos_position_table,
     timestep_embedding,
     unpatchify,
     xavier_uniform,
 )
+from lit_jax.models.position_tables import sincos_position_table
 from support.golden_cases import golden_sources, load_state_dict
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from configs import digits_roadmap
 from lit_jax.config import TrainConfig, from_mapping
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # Not experiments: what the files share, the published rows and the pages made from them.
 NOT_EXPERIMENTS = {"common", "published", "reproduce"}

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-COPIES = Path(__file__).resolve().parent / "golden"
+REPOSITORY = Path(__file__).resolve().parents[2]
+COPIES = Path(__file__).resolve().parents[1] / "golden"
 
 
 def golden_folders() -> list[Path]:

@@ -17,7 +17,7 @@ from lit_jax.config import DataConfig, ModelSpec, TrainConfig
 from lit_jax.models import functional, registry
 from lit_jax.models.dit.config import DiTConfig
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # The digits of the data set, in 4 tokens.
 SIZE = {

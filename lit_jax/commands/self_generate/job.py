@@ -3,8 +3,8 @@
 CLEAR trains on 10,000 samples of its own teacher (Liu et al. 2024, "CLEAR: Conv-Like Linearization
 Revs Pre-Trained Diffusion Transformers Up", section 4): no images are needed, only a model, and for
 text-to-image a list of prompts. What is written is a folder of latents, as `encode` writes them,
-except that a sample is stored as it is (see `lit_jax.data.latents.schema`). A model of pixels is its
-own latent. The same command again goes on where it was stopped, and ends in the same bytes.
+except that a sample is stored as it is (see `lit_jax.data.latents.schema`). A model of pixels is
+its own latent. The same command again goes on where it was stopped, and ends in the same bytes.
 
 Reads top-down: `self_generate` is the table of contents.
 """

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.keymap.positions import square_size, why_no_size
 from lit_jax.keymap.shapes import Detector, Shapes
 from lit_jax.models.dig.config import mlp_width
 from lit_jax.models.dit.detect import LABELS, label_table
 from lit_jax.models.transformer.detect import learn_sigma
+from lit_jax.models.transformer.positions import square_size, why_no_size
 
 REQUIRED = {
     "x_embedder/kernel": 4,

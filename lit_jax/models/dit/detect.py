@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_jax.keymap.hub_entries import read_entries, refuse_unlike
-from lit_jax.keymap.positions import square_size, why_no_size
 from lit_jax.keymap.shapes import Detector, Shapes
 from lit_jax.models.transformer.detect import (
     ONLY,
@@ -16,6 +15,7 @@ from lit_jax.models.transformer.detect import (
     read_backbone,
     why_num_heads,
 )
+from lit_jax.models.transformer.positions import square_size, why_no_size
 
 LABELS = "y_embedder/embedding"
 

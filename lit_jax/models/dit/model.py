@@ -26,11 +26,11 @@ from lit_jax.models.layers import (
     layer_norm,
     modulate,
     patchify,
-    sincos_position_table,
     unpatchify,
     xavier_uniform,
     zeros,
 )
+from lit_jax.models.position_tables import sincos_position_table
 from lit_jax.models.registry import LabelledConfig
 
 # What a layer may compute in; parameters are float32 in any case. Not float16: the CPU backend

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_jax.keymap.hub_entries import read_entries, refuse_unlike
-from lit_jax.keymap.positions import read_positions, why_no_scale, why_no_size
 from lit_jax.keymap.shapes import Detector, Shapes
 from lit_jax.models.pixart.config import OFFICIAL_HEADS, KVCompressConfig
 from lit_jax.models.transformer.detect import (
@@ -19,6 +18,7 @@ from lit_jax.models.transformer.detect import (
     read_mixer,
     why_num_heads,
 )
+from lit_jax.models.transformer.positions import read_positions, why_no_scale, why_no_size
 from lit_jax.models.transformer.shape import SOFTMAX_MIXERS
 
 NULL_CAPTION = "y_embedder/null_caption"

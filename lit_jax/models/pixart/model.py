@@ -39,12 +39,12 @@ from lit_jax.models.layers import (
     layer_norm,
     modulate,
     patchify,
-    scaled_position_table,
     unpatchify,
     xavier_uniform,
     zeros,
 )
 from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.position_tables import scaled_position_table
 
 
 def position_table(config: PixArtConfig, grid: tuple[int, int] | None = None) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lit_jax.keymap.shapes import Shapes
-from lit_jax.models.layers import scaled_position_table
+from lit_jax.models.position_tables import scaled_position_table
 
 TABLE = "pos_embed"
 
