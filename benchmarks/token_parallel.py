@@ -25,17 +25,17 @@ if "--xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "
     flags = [os.environ.get("XLA_FLAGS", ""), f"--xla_force_host_platform_device_count={DEVICES}"]
     os.environ["XLA_FLAGS"] = " ".join(flags).strip()
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from collectives import KINDS, sent  # noqa: E402
-from flax import nnx  # noqa: E402
-from timing import write  # noqa: E402
+import jax
+import numpy as np
+from collectives import KINDS, sent
+from flax import nnx
+from timing import write
 
-from lit_jax import sharding  # noqa: E402
-from lit_jax.config import MeshConfig  # noqa: E402
-from lit_jax.models import functional, registry  # noqa: E402
-from lit_jax.models.dit.config import DiTConfig  # noqa: E402
-from lit_jax.models.layers import patchify, unpatchify  # noqa: E402
+from lit_jax import sharding
+from lit_jax.config import MeshConfig
+from lit_jax.models import functional, registry
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.layers import patchify, unpatchify
 
 SIDE = 1024
 MODELS: dict[str, dict[str, Any]] = {"LiT-S/2": {}, "CLEAR-S/2": {"window_size": 8}}

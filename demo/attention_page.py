@@ -21,28 +21,28 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from flax import nnx  # noqa: E402
-from matplotlib.colors import LogNorm  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
 
-from lit_jax.models import registry  # noqa: E402
-from lit_jax.models.attention import make_mixer  # noqa: E402
-from lit_jax.models.attention.compressed import SampledCompression  # noqa: E402
-from lit_jax.models.attention.gated import (  # noqa: E402
+from lit_jax.models import registry
+from lit_jax.models.attention import make_mixer
+from lit_jax.models.attention.compressed import SampledCompression
+from lit_jax.models.attention.gated import (
     GatedAttention,
     gated_linear_attention,
 )
-from lit_jax.models.cost_attention import attention_components  # noqa: E402
-from lit_jax.models.dig.config import DiGConfig  # noqa: E402
-from lit_jax.models.dit.config import DiTConfig  # noqa: E402
-from lit_jax.models.pixart.config import KVCompressConfig  # noqa: E402
-from lit_jax.models.position_tables import sincos_position_table  # noqa: E402
-from lit_jax.models.registry import DenoiserConfig  # noqa: E402
-from lit_jax.storage import files  # noqa: E402
-from lit_jax.storage.png import save_figure  # noqa: E402
+from lit_jax.models.cost_attention import attention_components
+from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.pixart.config import KVCompressConfig
+from lit_jax.models.position_tables import sincos_position_table
+from lit_jax.models.registry import DenoiserConfig
+from lit_jax.storage import files
+from lit_jax.storage.png import save_figure
 
 BEGIN, END = "<!-- from lit_jax.models.cost -->", "<!-- end -->"
 SIDES = (256, 512, 1024, 2048)

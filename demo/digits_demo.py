@@ -24,23 +24,24 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-from absl import logging  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
 
-from demo.training_runs import draw_losses, training_effort  # noqa: E402
-from lit_jax.checkpoints import folder  # noqa: E402
-from lit_jax.checkpoints.identity import params_sha256  # noqa: E402
-from lit_jax.commands.sample.job import Protocol, sample  # noqa: E402
-from lit_jax.commands.train.job import train  # noqa: E402
-from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
-from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, reports, scores  # noqa: E402
-from lit_jax.models.cost import attention_macs  # noqa: E402
-from lit_jax.models.functional import abstract_params, count_params  # noqa: E402
-from lit_jax.storage import files  # noqa: E402
-from lit_jax.storage import png as images  # noqa: E402
-from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
+from demo.training_runs import draw_losses, training_effort
+from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.commands.sample.job import Protocol, sample
+from lit_jax.commands.train.job import train
+from lit_jax.config import TrainConfig, from_mapping
+from lit_jax.data import pipeline
+from lit_jax.evaluation import classifier, reports, scores
+from lit_jax.models.cost import attention_macs
+from lit_jax.models.functional import abstract_params, count_params
+from lit_jax.runs.progress import duration
+from lit_jax.storage import files
+from lit_jax.storage import png as images
+from lit_jax.training.metrics import TRACE, read_trace
 
 Images = Mapping[str, np.ndarray]  # a loaded samples.npz
 

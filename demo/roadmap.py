@@ -21,14 +21,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
-import roadmap_report  # noqa: E402
-from absl import logging  # noqa: E402
-from digits_demo import convert_teacher  # noqa: E402
-from roadmap_runs import SOURCE, Run, is_finished, needs, run_all  # noqa: E402
+import roadmap_report
+from absl import logging
+from digits_demo import convert_teacher
+from roadmap_runs import SOURCE, Run, is_finished, needs, run_all
 
-from configs import digits_roadmap  # noqa: E402
-from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.training.metrics import duration  # noqa: E402
+from configs import digits_roadmap
+from lit_jax.data import pipeline
+from lit_jax.training.metrics import duration
 
 
 def main() -> None:

@@ -25,14 +25,14 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
 
-from roadmap_merge import described, kept, merged  # noqa: E402
-from roadmap_verdicts import summary, verdict_table, verdicts  # noqa: E402
+from roadmap_merge import described, kept, merged
+from roadmap_verdicts import summary, verdict_table, verdicts
 
-from configs.digits_roadmap import ROWS  # noqa: E402
-from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, scores  # noqa: E402
-from lit_jax.storage import files  # noqa: E402
-from lit_jax.storage import png as images  # noqa: E402
+from configs.digits_roadmap import ROWS
+from lit_jax.data import pipeline
+from lit_jax.evaluation import classifier, scores
+from lit_jax.storage import files
+from lit_jax.storage import png as images
 
 TITLES = {
     1: "Attention (Table 1), from scratch",

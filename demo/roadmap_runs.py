@@ -21,23 +21,24 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import orbax.checkpoint as ocp  # noqa: E402
-from absl import logging  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from ml_collections import ConfigDict
 
-from configs import digits_roadmap  # noqa: E402
-from lit_jax.checkpoints import folder  # noqa: E402
-from lit_jax.checkpoints.identity import params_sha256  # noqa: E402
-from lit_jax.commands.sample.job import Protocol, sample  # noqa: E402
-from lit_jax.commands.train.job import train  # noqa: E402
-from lit_jax.config import TrainConfig, from_mapping  # noqa: E402
-from lit_jax.data import pipeline  # noqa: E402
-from lit_jax.evaluation import classifier, scores  # noqa: E402
-from lit_jax.models import registry  # noqa: E402
-from lit_jax.storage import files  # noqa: E402
-from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
+from configs import digits_roadmap
+from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.commands.sample.job import Protocol, sample
+from lit_jax.commands.train.job import train
+from lit_jax.config import TrainConfig, from_mapping
+from lit_jax.data import pipeline
+from lit_jax.evaluation import classifier, scores
+from lit_jax.models import registry
+from lit_jax.runs.progress import duration
+from lit_jax.storage import files
+from lit_jax.training.metrics import TRACE, read_trace
 
 BATCH = 250  # images drawn at once
 SOURCE = "source"

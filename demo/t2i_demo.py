@@ -21,22 +21,23 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(ROOT))
 
-from absl import logging  # noqa: E402
+from absl import logging
 
-from demo.t2i import detector, models, prompts, report, shapes  # noqa: E402
-from demo.training_runs import draw_losses, training_effort  # noqa: E402
-from lit_jax.checkpoints import folder  # noqa: E402
-from lit_jax.checkpoints.identity import params_sha256  # noqa: E402
-from lit_jax.commands.encode.job import encode  # noqa: E402
-from lit_jax.commands.generate.job import generate  # noqa: E402
-from lit_jax.commands.train.job import train  # noqa: E402
-from lit_jax.config import EncodeConfig, TrainConfig, from_mapping  # noqa: E402
-from lit_jax.config.generate import GenerateConfig  # noqa: E402
-from lit_jax.models.cost import attention_macs  # noqa: E402
-from lit_jax.models.functional import abstract_params, count_params  # noqa: E402
-from lit_jax.models.pixart.config import PixArtConfig  # noqa: E402
-from lit_jax.storage import files  # noqa: E402
-from lit_jax.training.metrics import TRACE, duration, read_trace  # noqa: E402
+from demo.t2i import detector, models, prompts, report, shapes
+from demo.training_runs import draw_losses, training_effort
+from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.commands.encode.job import encode
+from lit_jax.commands.generate.job import generate
+from lit_jax.commands.train.job import train
+from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
+from lit_jax.config.generate import GenerateConfig
+from lit_jax.models.cost import attention_macs
+from lit_jax.models.functional import abstract_params, count_params
+from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.runs.progress import duration
+from lit_jax.storage import files
+from lit_jax.training.metrics import TRACE, read_trace
 
 STUDENTS = ("distilled", "inherited", "scratch")
 IMAGES = 10_000

@@ -1,7 +1,7 @@
-"""The plan of the house, enforced: who may import what, read from the import statements.
+"""Import rules of docs/architecture.md, checked on the import statements of every file.
 
 The checker is a pure function from source text to a list of findings, so that the same tests can
-feed it sources that must fail. docs/architecture.md explains the rules in prose.
+feed it sources that must fail.
 """
 
 from __future__ import annotations
@@ -18,27 +18,34 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lit_jax"
 
-# Every room of lit_jax and its floor. A new room gets a row here and in docs/architecture.md.
-FLOORS = {
-    "config": 0,
-    "files": 0,
-    "version": 0,
-    "models": 1,
-    "diffusion": 1,
-    "sharding": 1,
-    "weights": 2,
-    "data": 2,
-    "objectives": 3,
-    "inheritance": 3,
-    "training": 4,
-    "evaluation": 4,
-    "jobs": 5,
-    "__main__": 6,
-}
-FACADE = "lit_jax"  # the few public names of lit_jax/__init__.py; no room may lean on it
-PUBLIC_ROOMS = {"config", "models", "version", "weights"}  # what the facade may gather names from
+# Packages of lit_jax, top to bottom. A package imports only from those below it.
+ORDER = (
+    "__main__",
+    "commands",
+    "sampling",
+    "evaluation",
+    "training",
+    "inheritance",
+    "objectives",
+    "checkpoints",
+    "data",
+    "models",
+    "diffusion",
+    "keymap",
+    "sharding",
+    "runs",
+    "storage",
+    "config",
+    "version",
+)
+FACADE = "lit_jax"  # the public names of lit_jax/__init__.py; no package imports it
+PUBLIC = {"checkpoints", "models", "version"}  # packages that the facade may import
 
-PURE_FLOORS = {0, 1, 3}
+# Packages and modules that run where only jax, flax, optax and numpy are installed.
+PURE_PACKAGES = {
+    *("inheritance", "objectives", "models", "diffusion", "keymap", "sharding"),
+    *("config", "version"),
+}
 PURE_TRAINING = {
     *("training.state", "training.examples", "training.step", "training.optimizer"),
     "training.came",
@@ -75,34 +82,30 @@ def imported_names(source: str, package: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, target
 
 
-def room_of(dotted: str) -> str:
+def package_of(dotted: str) -> str:
     """Return the package of a name: lit_jax.models.dit.model -> models; the facade for the rest."""
     parts = dotted.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] in FLOORS else FACADE
+    return parts[1] if len(parts) > 1 and parts[1] in ORDER else FACADE
 
 
 def is_pure(module: str) -> bool:
-    """Whether `module` (dotted, without leading lit_jax) must run on a bare accelerator image."""
-    room = module.split(".")[0]
+    """Return whether `module` (dotted, without leading lit_jax) must run on a bare image."""
     inside = ".".join(module.split(".")[:2])
-    return FLOORS.get(room) in PURE_FLOORS or inside in PURE_TRAINING
+    return module.split(".")[0] in PURE_PACKAGES or inside in PURE_TRAINING or not module
 
 
-def floor_finding(room: str, target: str) -> str | None:
-    """Why `room` may not import the lit_jax name `target`, or None."""
-    goal = room_of(target)
-    if room == goal:
+def order_finding(package: str, target: str) -> str | None:
+    """Return why `package` may not import the lit_jax name `target`, or None."""
+    goal = package_of(target)
+    if package == goal:
         return None
-    if room == FACADE:
-        allowed = goal in PUBLIC_ROOMS
-        return None if allowed else f"the facade gathers from {sorted(PUBLIC_ROOMS)}, not {goal}"
+    if package == FACADE:
+        allowed = goal in PUBLIC
+        return None if allowed else f"the facade imports {sorted(PUBLIC)}, not {goal}"
     if goal == FACADE:
-        return f"{target!r} is no room; only programs outside the package use the facade"
-    if FLOORS[goal] >= FLOORS[room]:
-        return (
-            f"{room} (floor {FLOORS[room]}) imports {target!r} of {goal} (floor {FLOORS[goal]});"
-            " a room imports only from lower floors"
-        )
+        return f"{target!r} is no package; only programs outside the package use the facade"
+    if ORDER.index(goal) < ORDER.index(package):
+        return f"{package} imports {target!r}; it may import only from packages below it"
     return None
 
 
@@ -113,14 +116,14 @@ def findings(path: str, source: str) -> list[str]:
     in_package = parts[0] == FACADE
     package = ".".join(parts[:-1])
     module = ".".join(parts[1:-1] if parts[-1] == "__init__" else parts[1:])
-    room = module.split(".")[0] or FACADE
+    own = module.split(".")[0] or FACADE
 
     if Path(path).name == "utils.py":
-        found.append(f"{path}: a helper without a home; give it a room")
-    if in_package and room not in {*FLOORS, FACADE}:
-        return [*found, f"{path}: room {room!r} has no floor (known: {', '.join(FLOORS)})"]
+        found.append(f"{path}: a helper without a home; name its topic")
+    if in_package and own not in {*ORDER, FACADE}:
+        return [*found, f"{path}: package {own!r} is not in ORDER"]
     if path == "lit_jax/__main__.py" and (length := len(source.splitlines())) > 100:
-        found.append(f"{path}: {length} lines; the door has at most 100")
+        found.append(f"{path}: {length} lines; at most 100 are allowed")
 
     for line, name in imported_names(source, package):
         where, library = f"{path}:{line}", name.split(".")[0]
@@ -128,14 +131,14 @@ def findings(path: str, source: str) -> list[str]:
         if homes and not path.startswith((*homes, "tests/", "benchmarks/")):
             found.append(f"{where}: {library} is imported only in {', '.join(homes)}")
         if in_package and library in ("demo", "tools", "configs", "benchmarks", "tests"):
-            found.append(f"{where}: the package imports {library}/, which stands on top of it")
-        if in_package and library == FACADE and (why := floor_finding(room, name)):
+            found.append(f"{where}: the package imports {library}/, which stands above it")
+        if in_package and library == FACADE and (why := order_finding(own, name)):
             found.append(f"{where}: {why}")
         outside = library not in {FACADE, *PURE_LIBRARIES, *sys.stdlib_module_names}
         if in_package and is_pure(module) and outside:
             found.append(f"{where}: {module} must run with {sorted(PURE_LIBRARIES)}, not {library}")
         if parts[0] == "demo" and library == FACADE and any(p[:1] == "_" for p in name.split(".")):
-            found.append(f"{where}: the demo uses public doors only, not {name}")
+            found.append(f"{where}: the demo uses public names only, not {name}")
     return found
 
 
@@ -143,7 +146,7 @@ def source_files() -> list[Path]:
     return sorted(path for top in SCANNED for path in (ROOT / top).rglob("*.py"))
 
 
-def test_every_file_keeps_the_plan() -> None:
+def test_every_file_keeps_the_rules() -> None:
     files = source_files()
     assert any(path.is_relative_to(PACKAGE) for path in files), f"no sources below {PACKAGE}"
     breaches = [
@@ -157,27 +160,27 @@ def test_every_file_keeps_the_plan() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "expected"),
     [
-        ("lit_jax/diffusion/gaussian.py", "from lit_jax.models import dit", "lower floors"),
-        ("lit_jax/diffusion/gaussian.py", "import lit_jax.training.step", "lower floors"),
-        ("lit_jax/diffusion/gaussian.py", "from ..jobs import train", "lower floors"),
-        ("lit_jax/diffusion/gaussian.py", "from .. import jobs", "lower floors"),
-        ("lit_jax/models/attention/linear.py", "from ... import sharding", "lower floors"),
-        ("lit_jax/models/__init__.py", "from ..diffusion import guidance", "lower floors"),
-        ("lit_jax/config.py", "def late():\n    from lit_jax.models import zoo", "lower floors"),
-        ("lit_jax/config.py", "import_module('lit_jax.models.functional')", "lower floors"),
-        ("lit_jax/config.py", "from lit_jax import create_model", "facade"),
+        ("lit_jax/diffusion/gaussian.py", "from lit_jax.models import dit", "below it"),
+        ("lit_jax/diffusion/gaussian.py", "import lit_jax.training.step", "below it"),
+        ("lit_jax/diffusion/gaussian.py", "from ..commands import train", "below it"),
+        ("lit_jax/diffusion/gaussian.py", "from .. import commands", "below it"),
+        ("lit_jax/sharding.py", "from lit_jax.models.registry import FAMILIES", "below it"),
+        ("lit_jax/keymap/rows.py", "from ..models.registry import FAMILIES", "below it"),
+        ("lit_jax/config/typed.py", "def late():\n    from lit_jax.models import dit", "below it"),
+        ("lit_jax/config/typed.py", "import_module('lit_jax.models.functional')", "below it"),
+        ("lit_jax/config/typed.py", "from lit_jax import create_model", "facade"),
         ("lit_jax/__init__.py", "from lit_jax.training import step", "facade"),
         ("lit_jax/objectives.py", "import scipy", "must run with"),
-        ("lit_jax/config.py", "import ml_collections", "must run with"),
+        ("lit_jax/config/typed.py", "import ml_collections", "must run with"),
         ("lit_jax/training/step.py", "from grain import python", "must run with"),
         ("lit_jax/training/loop.py", "import torch", "torch is imported only"),
         ("configs/lit.py", "import torch.nn as nn", "torch is imported only"),
         ("demo/digits_demo.py", "from torch import load", "torch is imported only"),
         ("lit_jax/data/digits.py", "import tensorflow as tf", "tensorflow is imported only"),
-        ("lit_jax/jobs/train.py", "from clu import metric_writers", "clu is imported only"),
-        ("lit_jax/jobs/train.py", "from demo import digits_demo", "stands on top"),
-        ("demo/digits_demo.py", "from lit_jax.models.functional import _rows", "public doors"),
-        ("lit_jax/helpers/strings.py", "", "has no floor"),
+        ("lit_jax/commands/train/job.py", "from clu import metric_writers", "clu is imported only"),
+        ("lit_jax/commands/train/job.py", "from demo import digits_demo", "stands above"),
+        ("demo/digits_demo.py", "from lit_jax.models.functional import _rows", "public names"),
+        ("lit_jax/helpers/strings.py", "", "not in ORDER"),
         ("lit_jax/data/utils.py", "", "without a home"),
         ("lit_jax/__main__.py", "pass\n" * 101, "at most 100"),
     ],
@@ -190,13 +193,16 @@ def test_checker_finds(path: str, source: str, expected: str) -> None:
     ("path", "source"),
     [
         ("lit_jax/__init__.py", "from lit_jax.models.functional import create_model"),
-        ("lit_jax/models/dit.py", "from lit_jax.models.layers import Dense\nimport jax, math"),
+        (
+            "lit_jax/models/dit/model.py",
+            "from lit_jax.models.layers import Dense\nimport jax, math",
+        ),
         ("lit_jax/models/attention/linear.py", "from ..layers import Dense"),
         ("lit_jax/training/metrics.py", "import tensorflow\nfrom clu import metric_writers"),
         ("lit_jax/training/step.py", "from lit_jax import diffusion, objectives"),
         ("lit_jax/data/pipeline.py", "import grain.python as pygrain"),
-        ("lit_jax/__main__.py", "from lit_jax.jobs import train\n" * 100),
-        ("tools/convert_torch_ckpt.py", "import torch\nfrom lit_jax.weights import folder"),
+        ("lit_jax/__main__.py", "from lit_jax.commands import train\n" * 100),
+        ("tools/convert_torch_ckpt.py", "import torch\nfrom lit_jax.checkpoints import folder"),
         ("demo/digits_demo.py", "from lit_jax.evaluation import scores"),
     ],
 )
@@ -204,9 +210,9 @@ def test_checker_accepts(path: str, source: str) -> None:
     assert findings(path, source) == []
 
 
-def test_every_room_is_in_the_plan() -> None:
-    plan = (ROOT / "docs" / "architecture.md").read_text("utf-8")
-    assert [room for room in FLOORS if f"`{room}" not in plan] == []
+def test_every_package_is_documented() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    assert [package for package in ORDER if package not in page] == []
 
 
 def run_python(code: str) -> str:
@@ -223,11 +229,11 @@ def test_import_lit_jax_stays_light() -> None:
     assert run_python(code).split("\n")[-2] == "[]"
 
 
-def test_pure_floors_run_on_a_bare_image() -> None:
-    """Everything of the pure floors imports where only jax, flax, optax and numpy are installed.
+def test_pure_packages_run_on_a_bare_image() -> None:
+    """Every pure module imports where only jax, flax, optax and numpy are installed.
 
     The interpreter is made to miss the other direct requirements, so that a detour through another
-    room is noticed too.
+    package is noticed too.
     """
     dotted = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in PACKAGE.rglob("*.py")]
     modules = sorted(name.removesuffix(".__init__") for name in dotted)

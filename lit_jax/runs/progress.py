@@ -10,7 +10,15 @@ import jax
 from tqdm import tqdm
 
 from lit_jax.runs.hosts import Say
-from lit_jax.training.metrics import duration
+
+
+def duration(seconds: float) -> str:
+    """12.3 s, 4:05, 1:02:03."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Bar:

@@ -29,9 +29,9 @@ from lit_jax.models import functional
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.registry import DenoiserConfig, LabelledConfig
 from lit_jax.runs.hosts import Say
+from lit_jax.runs.progress import duration
 from lit_jax.sampling.labels import assign_labels
 from lit_jax.storage.png import grid_of, write_png
-from lit_jax.training.metrics import duration
 
 Vae = tuple[AutoencoderConfig, Any]
 """Configuration and parameters, the latter on every device of a mesh."""

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lit_jax.runs.progress import duration
+
 TRACE = "metrics.jsonl"
 
 # Dense bfloat16 peak per device in FLOP/s, from the vendors' data sheets.
@@ -147,15 +149,6 @@ class Clock:
         if self._peak is not None:
             clock["utilisation"] = rate * self._flops / self._peak
         return clock
-
-
-def duration(seconds: float) -> str:
-    """12.3 s, 4:05, 1:02:03."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def progress_line(

@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lit_jax.models.family import architecture  # noqa: E402
+from lit_jax.models.family import architecture
 from lit_jax.models.inception.config import InceptionConfig
 from lit_jax.models.pixart.config import KV_SAMPLINGS, PixArtConfig
 from support.golden_cases import load_meta

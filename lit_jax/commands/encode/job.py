@@ -53,9 +53,9 @@ from lit_jax.data.latents.schema import (
 )
 from lit_jax.data.latents.writer import remove_leftovers, write_metadata
 from lit_jax.runs.hosts import SECONDS_TO_APPEAR, Say, barrier, say_on_first_process
+from lit_jax.runs.progress import duration
 from lit_jax.sampling.captions import CaptionEncoder, make_caption_encoder, write_null_caption
 from lit_jax.storage import files
-from lit_jax.training.metrics import duration
 
 
 def encode(config: EncodeConfig, out: Path | str, say: Say | None = None) -> Path:

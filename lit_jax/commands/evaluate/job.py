@@ -41,9 +41,9 @@ from lit_jax.evaluation.reference import (
 )
 from lit_jax.evaluation.results import score
 from lit_jax.runs.hosts import Say, barrier, say_on_first_process
+from lit_jax.runs.progress import duration
 from lit_jax.runs.requests import REQUEST
 from lit_jax.storage import files
-from lit_jax.training.metrics import duration
 
 Draw = Callable[[Path], Path]
 

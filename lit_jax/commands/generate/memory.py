@@ -26,7 +26,7 @@ from lit_jax.models.autoencoder.model import TILE
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.t5.config import T5Config
 from lit_jax.runs.hosts import Say
-from lit_jax.training.metrics import duration
+from lit_jax.runs.progress import duration
 
 MEMINFO = Path("/proc/meminfo")
 UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
