@@ -121,7 +121,7 @@ def filled(shapes: Any) -> Any:
     )
 
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A compiled function and its arguments."""
 
@@ -235,21 +235,21 @@ def enough_memory(platform: str) -> bool:
 
 
 def measure(
-    what: str, sides: list[int], cases: list[str], depth: int, platform: str, say: Say
+    what: str, sides: list[int], cases: list[str], depth: int, platform: str, log: Log
 ) -> list[dict[str, Any]]:
     """A row per resolution and case: time, both kinds of memory."""
     rows = []
     for side in sides:
         present = [c for c in cases if c != "softmax" or side < 128 or enough_memory(platform)]
         if present != cases:
-            say(f"less than {NAIVE_BYTES >> 30} GiB are free: no naive softmax at {side} tokens")
+            log(f"less than {NAIVE_BYTES >> 30} GiB are free: no naive softmax at {side} tokens")
         times = child(timed, what, side, present, depth)
         for case in present:
             row = {"what": what, "pixels": str(side * PIXELS), "case": case}
             row |= {"ms": times[case]} | child(memory, what, case, side, depth)
             rows.append(row)
         done = ", ".join(f"{case} {times[case]:.4g} ms" for case in present)
-        say(f"{what} {side * PIXELS} px: {done}")
+        log(f"{what} {side * PIXELS} px: {done}")
     return rows
 
 
@@ -291,7 +291,7 @@ def main() -> None:
     given = parser.parse_args()
     began = time.perf_counter()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         print(f"[{time.perf_counter() - began:.0f} s] {text}", flush=True)
 
     platform = child(jax.default_backend)
@@ -303,11 +303,11 @@ def main() -> None:
     for case in cases:
         if case in FITTED and len(fit_sides) > 1:
             over_sides |= child(timed_over_sides, [case], fit_sides)
-            say(f"{case}, by side in tokens: {over_sides[case]}")
+            log(f"{case}, by side in tokens: {over_sides[case]}")
     fits = {case: exponent(times) for case, times in over_sides.items()}
     networks = [case for case in cases if case in NETWORKS]
-    rows = measure("network", sides, networks, depth, platform, say)
-    rows += measure("module", sides, cases, depth, platform, say)
+    rows = measure("network", sides, networks, depth, platform, log)
+    rows += measure("module", sides, cases, depth, platform, log)
     found = checks(rows, fits)
     about = {
         "units": "ms: median of calls in turns; resident, buffers: MiB beyond the arguments",
@@ -323,7 +323,7 @@ def main() -> None:
     for name, one in found.items():
         verdict = "yes" if one["holds"] else "NO"
         print(f"{verdict:>4}  {name}: {one['measured']:.3g} (limit {one['limit']:.3g})")
-    say("done")
+    log("done")
 
 
 if __name__ == "__main__":

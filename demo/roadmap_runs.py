@@ -228,7 +228,7 @@ def execute(run: Run) -> dict[str, Any]:
     trained = time.perf_counter()
     drawn = out / "samples" / run.name
     shutil.rmtree(drawn, ignore_errors=True)  # without a result they are of an interrupted call
-    sample(workdir, drawn, run.count, protocol_of(run), batch_size=BATCH, say=quiet)
+    sample(workdir, drawn, run.count, protocol_of(run), batch_size=BATCH, log=quiet)
     images = np.load(drawn / "samples.npz")
     real, judge = real_and_judge(out / "data")
     result = {
@@ -248,7 +248,7 @@ def execute(run: Run) -> dict[str, Any]:
 
 
 def train_to_the_end(run: Run, config: TrainConfig, workdir: Path) -> None:
-    train(config, workdir, say=quiet)
+    train(config, workdir, log=quiet)
     reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
     if reached != config.total_steps:
         raise ValueError(f"{run.name} was stopped at step {reached}; the same command resumes it")

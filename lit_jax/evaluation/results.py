@@ -15,7 +15,7 @@ from lit_jax.evaluation.measuring import Measured
 from lit_jax.evaluation.reference import Known
 from lit_jax.evaluation.statistics import Statistics, of_measured
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 NEIGHBOURS = 3
 SUBSETS, SUBSET_SIZE, SUBSET_SEED = 100, 1000, 0
@@ -49,13 +49,13 @@ class Scores:
     absent: dict[str, str]
 
 
-def score(samples: Measured, reference: Known, splits: int, say: Say) -> Scores:
+def score(samples: Measured, reference: Known, splits: int, log: Log) -> Scores:
     """All scores that the reference allows. Raises ValueError for a single sample and for empty
     splits of the Inception Score."""
     ours, theirs = of_measured(samples), reference.statistics
     values: dict[str, float | None] = dict.fromkeys(TITLES)
     absent: dict[str, str] = {}
-    say("Inception Score, FID, sFID")
+    log("Inception Score, FID, sFID")
     quality = scores.inception_score(samples.logits_NxL, splits)
     values["inception_score"], values["inception_score_std"] = quality.mean, quality.std
     values["fid"] = scores.frechet_distance(*ours.pool, *theirs.pool)
@@ -63,7 +63,7 @@ def score(samples: Measured, reference: Known, splits: int, say: Say) -> Scores:
         absent["sfid"] = "the reference has no mu_s and sigma_s"
     else:
         values["sfid"] = scores.frechet_distance(*ours.spatial, *theirs.spatial)
-    _score_pairs(samples.kept_KxD, reference.kept_KxD, values, absent, say)
+    _score_pairs(samples.kept_KxD, reference.kept_KxD, values, absent, log)
     return Scores(values, absent)
 
 
@@ -72,7 +72,7 @@ def _score_pairs(
     kept_KxD: np.ndarray | None,
     values: dict[str, float | None],
     absent: dict[str, str],
-    say: Say,
+    log: Log,
 ) -> None:
     """Scores that compare every sample with every image of the reference."""
     pairwise = ("precision", "recall", "kid", "kid_subset_mean", "kid_subset_std")
@@ -80,7 +80,7 @@ def _score_pairs(
         absent |= dict.fromkeys(pairwise, "the reference has statistics only, no images")
         return
     fewest = min(len(samples_NxD), len(kept_KxD))
-    say(f"precision, recall and KID: {len(samples_NxD):,} x {len(kept_KxD):,} images")
+    log(f"precision, recall and KID: {len(samples_NxD):,} x {len(kept_KxD):,} images")
     if fewest > NEIGHBOURS:
         found = scores.precision_recall(kept_KxD, samples_NxD, NEIGHBOURS)
         values["precision"], values["recall"] = found

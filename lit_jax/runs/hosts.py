@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 """Tells the user something."""
 
 
-def say_on_first_process(text: str) -> None:
+def log_on_first_process(text: str) -> None:
     """Prints on process 0, so that a line appears once."""
     if jax.process_index() == 0:
         print(text, flush=True)

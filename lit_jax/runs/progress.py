@@ -9,7 +9,7 @@ from types import TracebackType
 import jax
 from tqdm import tqdm
 
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 
 
 def duration(seconds: float) -> str:
@@ -29,8 +29,8 @@ class Bar:
 
     INTERVAL = 15.0  # seconds between lines
 
-    def __init__(self, name: str, total: int, unit: str, say: Say) -> None:
-        self._name, self._total, self._unit, self._say = name, total, unit, say
+    def __init__(self, name: str, total: int, unit: str, log: Log) -> None:
+        self._name, self._total, self._unit, self._log = name, total, unit, log
         self._done = 0
         self._began = self._last = time.perf_counter()
         shown = sys.stderr.isatty() and jax.process_index() == 0
@@ -48,7 +48,7 @@ class Bar:
         if now - self._last >= self.INTERVAL and self._done < self._total:
             self._last = now
             left = (now - self._began) / self._done * (self._total - self._done)
-            self._say(
+            self._log(
                 f"  {self._name}: {self._done}/{self._total} {self._unit}s, ETA {duration(left)}"
             )
 

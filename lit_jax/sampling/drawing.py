@@ -28,7 +28,7 @@ from lit_jax.diffusion.samplers import SAMPLERS, image_keys, per_image_noise
 from lit_jax.models import functional
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.registry import DenoiserConfig, LabelledConfig
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.runs.progress import duration
 from lit_jax.sampling.labels import assign_labels
 from lit_jax.storage.png import grid_of, write_png
@@ -199,14 +199,14 @@ def generate(
     count: int,
     mesh: Mesh,
     batch_size: int,
-    say: Say | None = None,
+    log: Log | None = None,
     vae: Vae | None = None,
 ) -> np.ndarray:
     """Images 0 .. count-1 as float32 [count, H, W, C]: decoded where there is a VAE, otherwise what
     the model makes."""
     batch_size = fitting_batch(batch_size, count, sharding.batch_devices(mesh))
     num_steps = create_process(protocol.steps).num_steps
-    progress = Progress(-(-count // batch_size) * num_steps, count, say) if say else None
+    progress = Progress(-(-count // batch_size) * num_steps, count, log) if log else None
     vae_config, vae_params = vae or (None, None)
     draw = make_sampler(config, protocol, mesh, progress, vae_config)
     drawer = Drawer(draw, params, vae_params, label_N, batch_size, mesh)
@@ -259,8 +259,8 @@ class Progress:
 
     INTERVAL = 15.0  # seconds
 
-    def __init__(self, steps: int, images: int, say: Say) -> None:
-        self._steps, self._images, self._say = steps, images, say
+    def __init__(self, steps: int, images: int, log: Log) -> None:
+        self._steps, self._images, self._log = steps, images, log
         self._done = 0
         self._began = self._last = time.perf_counter()
 
@@ -272,7 +272,7 @@ class Progress:
         self._done += 1
         if now - self._last >= self.INTERVAL:
             self._last = now
-            self._say(f"  step {self._done}/{self._steps}: {self.speed()}")
+            self._log(f"  step {self._done}/{self._steps}: {self.speed()}")
 
     def speed(self) -> str:
         """12.3 images/s, ETA 1:02:03."""

@@ -131,7 +131,7 @@ def test_a_run_on_latents_shows_decoded_grids(
         mesh=mesh,
         workdir=tmp_path,
         facts=SimpleNamespace(vae="of the data"),
-        say=print,
+        log=print,
     )
     shown: list[np.ndarray] = []
     writer: Any = SimpleNamespace(images=lambda step, name, grid: shown.append(grid))

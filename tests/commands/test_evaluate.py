@@ -263,7 +263,7 @@ def test_running_model(place: Place, teacher: Path, photos: Path, tmp_path: Path
     protocol = Protocol("ddim", "ddim2", cfg_scale=2.0, seed=3)
 
     def draw(out: Path) -> Path:
-        return sample(teacher, out, 12, protocol, (4, 7), say=lambda text: None)
+        return sample(teacher, out, 12, protocol, (4, 7), log=lambda text: None)
 
     out = tmp_path / "metrics.json"
     reference = {"source": "tfds:photos:test", "data_dir": photos, "resolution": 8}

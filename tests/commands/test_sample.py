@@ -52,7 +52,7 @@ def written(teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Samples drawn on all eight devices, in shards of 4, 4 and 3."""
     said: list[str] = []
     out = tmp_path_factory.mktemp("out") / "s"
-    assert sample(teacher, out, COUNT, GUIDED, say=said.append, shard_size=4) == out
+    assert sample(teacher, out, COUNT, GUIDED, log=said.append, shard_size=4) == out
     assert "12 network evaluations per image" in said[0] and str(out) in said[-1]
     assert [line.split(":")[0] for line in said[1:4]] == [
         f"shard {i} of 3 (images {span})"
@@ -139,14 +139,14 @@ def half_done(teacher: Path, out: Path, shards: int) -> None:
     """Stops the job of `written` after so many shards."""
     lines = 0
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         nonlocal lines
         lines += text.startswith("shard ")
         if lines == shards:
             raise Stopped
 
     with pytest.raises(Stopped):
-        sample(teacher, out, COUNT, GUIDED, say=say, shard_size=4)
+        sample(teacher, out, COUNT, GUIDED, log=log, shard_size=4)
     assert len(list((out / "shards").iterdir())) == shards and not (out / "samples.npz").exists()
 
 
@@ -161,7 +161,7 @@ def test_finished_shards_are_not_drawn_again(
         job, "draw_shard", lambda *given: drawn.append(given[-1]) or original(*given)
     )
     said: list[str] = []
-    sample(teacher, out, COUNT, GUIDED, say=said.append, shard_size=4)
+    sample(teacher, out, COUNT, GUIDED, log=said.append, shard_size=4)
     assert drawn == [2] and said[1] == "1 of 3 shards are left for this process"
     assert kills.contents(out) == kills.contents(written)
 
@@ -171,7 +171,7 @@ def test_a_finished_request_has_nothing_to_do(written: Path, teacher: Path) -> N
     # Shards that a kill left behind the record go; the samples stay.
     (written / "shards").mkdir()
     said: list[str] = []
-    sample(teacher, written, COUNT, GUIDED, say=said.append, shard_size=4, batch_size=2)
+    sample(teacher, written, COUNT, GUIDED, log=said.append, shard_size=4, batch_size=2)
     assert said == [f"nothing to do: {written} holds these {COUNT} samples"]
     assert {path: path.stat().st_mtime_ns for path in written.iterdir()} == before
 
@@ -181,9 +181,9 @@ def test_a_damaged_shard_is_named(teacher: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "s/shards/00001-of-00003.npz"
     damaged.write_bytes(damaged.read_bytes()[:-30])
     with pytest.raises(ValueError, match="00001-of-00003.npz is damaged .* remove it and run"):
-        sample(teacher, tmp_path / "s", COUNT, GUIDED, say=silent, shard_size=4)
+        sample(teacher, tmp_path / "s", COUNT, GUIDED, log=silent, shard_size=4)
     damaged.unlink()
-    sample(teacher, tmp_path / "s", COUNT, GUIDED, say=silent, shard_size=4)
+    sample(teacher, tmp_path / "s", COUNT, GUIDED, log=silent, shard_size=4)
 
 
 def test_an_image_that_is_not_finite_is_named(
@@ -201,7 +201,7 @@ def test_an_image_that_is_not_finite_is_named(
 
     monkeypatch.setattr(job.Drawer, "batches", broken)
     with pytest.raises(FloatingPointError, match=r"image 6 \(label 6\) is not finite"):
-        sample(teacher, tmp_path / "s", COUNT, GUIDED, say=silent, shard_size=4)
+        sample(teacher, tmp_path / "s", COUNT, GUIDED, log=silent, shard_size=4)
     assert [p.name for p in (tmp_path / "s/shards").iterdir()] == ["00000-of-00003.npz"]
     assert not (tmp_path / "s/samples.npz").exists()
 
@@ -215,7 +215,7 @@ def test_policies_and_dtypes_reach_the_samples(teacher: Path, tmp_path: Path) ->
         "bfloat16": {"dtype": "bfloat16"},
     }
     for name, changes in variants.items():
-        sample(teacher, tmp_path / name, 12, protocol, say=silent, **changes)
+        sample(teacher, tmp_path / name, 12, protocol, log=silent, **changes)
     records, labels = {}, {}
     for name in variants:
         records[name] = json.loads((tmp_path / name / "sample.json").read_text())
@@ -244,7 +244,7 @@ def test_sizes_of_batches_reach_the_drawing(
     monkeypatch.setattr(job, "Drawer", stop)
     given = {"batch_size": 10, "decode_batch_size": 3, "shard_size": 27, "vae": vae}
     with pytest.raises(Stopped):
-        sample(latent_model, tmp_path / "s", 100, Protocol(steps="2"), say=silent, **given)
+        sample(latent_model, tmp_path / "s", 100, Protocol(steps="2"), log=silent, **given)
     assert seen == {"decode": 3, "batch": 9}  # three even batches per shard
 
 
@@ -287,11 +287,11 @@ def test_stopped_while_merging(
 
     monkeypatch.setattr(job.files.os, "replace", stop)
     with pytest.raises(Stopped):
-        sample(teacher, out, COUNT, GUIDED, say=silent, shard_size=4)
+        sample(teacher, out, COUNT, GUIDED, log=silent, shard_size=4)
     monkeypatch.setattr(job.files.os, "replace", replace)
     assert (out / f".{target.name}.1.tmp").exists() and len(list((out / "shards").iterdir())) == 3
     monkeypatch.setattr(job, "draw_shard", None)  # nothing is drawn again
-    sample(teacher, out, COUNT, GUIDED, say=silent, shard_size=4)
+    sample(teacher, out, COUNT, GUIDED, log=silent, shard_size=4)
     assert kills.contents(out) == kills.contents(written)
 
 
@@ -354,7 +354,7 @@ def attempt(model: Path, out: Path, changes: dict[str, Any]) -> list[str]:
     given = {"model": model, "out": out, "num_samples": 2} | changes
     protocol = {k: given.pop(k) for k in fields & given.keys()}
     said: list[str] = []
-    sample(**given, protocol=Protocol(**protocol), say=said.append)  # type: ignore[arg-type]
+    sample(**given, protocol=Protocol(**protocol), log=said.append)  # type: ignore[arg-type]
     return said
 
 

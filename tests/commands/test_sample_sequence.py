@@ -62,7 +62,7 @@ def test_images_do_not_depend_on_how_many_devices_share_one(
     np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-4)
 
     # Part of neither the request nor the images: the finished output stands.
-    sample(lit, tmp_path / "4", 3, GUIDED, save_latents=True, say=said.append)
+    sample(lit, tmp_path / "4", 3, GUIDED, save_latents=True, log=said.append)
     assert said[-1].startswith("nothing to do")
 
 

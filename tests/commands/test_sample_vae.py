@@ -47,7 +47,7 @@ def decoded(latent_model: Path, vae: Path, tmp_path_factory: pytest.TempPathFact
         out,
         COUNT,
         PROTOCOL,
-        say=said.append,
+        log=said.append,
         vae=vae,
         save_latents=True,
         shard_size=16,
@@ -86,7 +86,7 @@ def test_a_real_process_draws_the_same(
 
 
 def test_latents_without_a_vae(decoded: Path, latent_model: Path, tmp_path: Path) -> None:
-    out = sample(latent_model, tmp_path / "s", 3, PROTOCOL, say=print, save_latents=True)
+    out = sample(latent_model, tmp_path / "s", 3, PROTOCOL, log=print, save_latents=True)
     assert sorted(p.name for p in out.iterdir()) == ["latents.npz", "request.json", "sample.json"]
     latents = arrays(out / "latents.npz")
     assert latents["labels"].tolist() == [0, 1, 2]
@@ -108,7 +108,7 @@ def test_the_vae_a_model_names_is_accepted(vae: Path, tmp_path: Path) -> None:
     """Its weights count, not the name of its folder: a copy is the same request."""
     model = naming(tmp_path / "m", vae, id="another name")
     said: list[str] = []
-    sample(model, tmp_path / "s", 2, PROTOCOL, say=said.append, vae=vae)
+    sample(model, tmp_path / "s", 2, PROTOCOL, log=said.append, vae=vae)
     assert not any("does not say" in text for text in said)
     record = json.loads((tmp_path / "s/sample.json").read_text())
     assert record["vae_named_by_model"] is True
@@ -116,7 +116,7 @@ def test_the_vae_a_model_names_is_accepted(vae: Path, tmp_path: Path) -> None:
     config, params = load_model_dir(vae)
     save_model_dir(tmp_path / "copy", config, params, {})
     said.clear()
-    sample(model, tmp_path / "s", 2, PROTOCOL, say=said.append, vae=tmp_path / "copy")
+    sample(model, tmp_path / "s", 2, PROTOCOL, log=said.append, vae=tmp_path / "copy")
     assert said == [f"nothing to do: {tmp_path / 's'} holds these 2 samples"]
 
 
@@ -156,5 +156,5 @@ def test_refused(folders: dict[str, Path], tmp_path: Path, case: str) -> None:
     given = {"model": "latent", "out": tmp_path / "s"} | changes
     given = {name: folders.get(value, value) for name, value in given.items()}
     with pytest.raises(ValueError, match=named):
-        sample(num_samples=COUNT, protocol=PROTOCOL, say=print, shard_size=16, **given)
+        sample(num_samples=COUNT, protocol=PROTOCOL, log=print, shard_size=16, **given)
     assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,6 @@ def test_dig_trains_and_samples(data_dir: Path, tmp_path: Path) -> None:
     losses = [line["loss"] for line in read_trace(tmp_path / "run" / "metrics.jsonl")]
     assert len(losses) == 1 and np.isfinite(losses).all()
     protocol = Protocol(steps="ddim2", cfg_scale=1.5)
-    sample(tmp_path / "run", tmp_path / "s", 3, protocol, say=lambda text: None)
+    sample(tmp_path / "run", tmp_path / "s", 3, protocol, log=lambda text: None)
     with np.load(tmp_path / "s" / "samples.npz") as samples:
         assert samples["arr_0"].shape == (3, 8, 8, 1)

@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def latents(model: Path, out: Path, **windows: Any) -> np.ndarray:
-    sample(model, out, 8, SHORT, say=silent, save_latents=True, **windows)
+    sample(model, out, 8, SHORT, log=silent, save_latents=True, **windows)
     with np.load(out / "latents.npz") as arrays:
         kept: np.ndarray = arrays["arr_0"]
     return kept
@@ -60,7 +60,7 @@ def test_sample_with_windows(model: Path, tmp_path: Path) -> None:
     assert len({record["weights_sha256"] for record in records}) == 1
 
     said: list[str] = []
-    sample(model, tmp_path / "pooled", 8, SHORT, say=said.append, save_latents=True, **POOLED)
+    sample(model, tmp_path / "pooled", 8, SHORT, log=said.append, save_latents=True, **POOLED)
     assert len(said) == 1 and said[0].startswith("nothing to do")
     with pytest.raises(ValueError, match="another request: architecture.window_size is 9, asked"):
         latents(model, tmp_path / "pooled", **POOLED | {"window_size": 3})
@@ -71,7 +71,7 @@ def test_sample_with_windows(model: Path, tmp_path: Path) -> None:
 def test_an_evaluation_knows_of_the_windows(tmp_path: Path) -> None:
     """Scores of samples with windows are not those of the model."""
     model = tiny_runs.save_model(tmp_path / "model", depth=1, input_size=8, patch_size=4)
-    sample(model, tmp_path / "s", 2, SHORT, say=silent, window_size=1)
+    sample(model, tmp_path / "s", 2, SHORT, log=silent, window_size=1)
     samples = open_samples(tmp_path / "s")
     assert samples.sampling["windows"] == {"window_size": 1, "down_factor": None}
 

@@ -44,7 +44,7 @@ def _metrics(path: Path, inception: Path) -> dict[str, Any]:
         inception=str(inception),
         out=str(path / "metrics.json"),
     )
-    evaluate(config, say=lambda text: None)
+    evaluate(config, log=lambda text: None)
     metrics: dict[str, Any] = json.loads((path / "metrics.json").read_text())["metrics"]
     return metrics
 

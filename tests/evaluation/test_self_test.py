@@ -24,7 +24,7 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(*arguments: object) -> tuple[int, list[str]]:
     said: list[str] = []
-    return evaluate_self_test.self_test(*arguments, say=said.append), said  # type: ignore[arg-type]
+    return evaluate_self_test.self_test(*arguments, log=said.append), said  # type: ignore[arg-type]
 
 
 def test_without_any_file() -> None:

@@ -23,7 +23,7 @@ from lit_jax.config.cost import CostConfig
 from lit_jax.models import cost as closed_forms
 from lit_jax.models.cost_attention import softmax_macs
 from lit_jax.models.registry import DenoiserConfig
-from lit_jax.runs.hosts import say_on_first_process as say
+from lit_jax.runs.hosts import log_on_first_process as log
 from lit_jax.runs.progress import Bar
 from lit_jax.runs.requests import REQUEST
 from lit_jax.storage import files
@@ -39,7 +39,7 @@ def cost(config: CostConfig) -> Path:
     plan = check(config)
     if (plan.out / RECORD).exists():
         (plan.out / COMPILED).unlink(missing_ok=True)
-        say(f"{(plan.out / TABLES).read_text()}\nalready counted: {plan.out}")
+        log(f"{(plan.out / TABLES).read_text()}\nalready counted: {plan.out}")
         return plan.out
     if not (plan.out / REQUEST).exists():
         files.write_json(plan.out / REQUEST, plan.request)
@@ -61,7 +61,7 @@ def cost(config: CostConfig) -> Path:
     write_figures(plan.out, content)
     files.write_json(plan.out / RECORD, content)
     (plan.out / COMPILED).unlink(missing_ok=True)
-    say(f"{text}\nwrote {plan.out}")
+    log(f"{text}\nwrote {plan.out}")
     return plan.out
 
 
@@ -95,7 +95,7 @@ def compiler_counts(plan: Plan) -> Counts:
     file = plan.out / COMPILED
     counts: Counts = json.loads(file.read_text()) if file.exists() else {}
     missing = [entry for entry in plan.programs() if _name(*entry) not in counts]
-    with Bar("compiling", len(missing), "program", say) as bar:
+    with Bar("compiling", len(missing), "program", log) as bar:
         for text, side, program in missing:
             build = PROGRAMS[program]
             counted = count(build(plan.networks[text][side], plan.config.batch_size))

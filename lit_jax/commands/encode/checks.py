@@ -20,7 +20,7 @@ from lit_jax.data.sources.image_source import BrokenImage
 from lit_jax.data.sources.kinds import ImageSource, open_source
 from lit_jax.data.tokenizer import load_tokenizer
 from lit_jax.models.autoencoder.config import AutoencoderConfig
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.runs.requests import require_same_request, require_space
 
 # Of the config: what decides the bytes that are written. The rest may change between attempts.
@@ -48,7 +48,7 @@ class Plan:
     source: ImageSource
     vae: AutoencoderConfig
     request: Mapping[str, Any]
-    say: Say
+    log: Log
 
     @property
     def num_images(self) -> int:
@@ -86,7 +86,7 @@ class Plan:
         )
 
 
-def check(config: EncodeConfig, out: Path, say: Say) -> Plan:
+def check(config: EncodeConfig, out: Path, log: Log) -> Plan:
     """All that can be refused without compiling; writes nothing.
 
     Raises ValueError for a model folder that is no VAE or no text encoder, a resolution the VAE
@@ -99,7 +99,7 @@ def check(config: EncodeConfig, out: Path, say: Say) -> Plan:
     request = make_request(config, source, vae_identity(config.vae))
     remedy = "choose another --out"
     require_same_request(out / REQUEST, request, remedy, ignored=PLACES)
-    return Plan(config, out, source, vae, request, say)
+    return Plan(config, out, source, vae, request, log)
 
 
 def check_vae(config: EncodeConfig) -> AutoencoderConfig:

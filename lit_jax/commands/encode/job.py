@@ -52,20 +52,20 @@ from lit_jax.data.latents.schema import (
     write_schema,
 )
 from lit_jax.data.latents.writer import remove_leftovers, write_metadata
-from lit_jax.runs.hosts import SECONDS_TO_APPEAR, Say, barrier, say_on_first_process
+from lit_jax.runs.hosts import SECONDS_TO_APPEAR, Log, barrier, log_on_first_process
 from lit_jax.runs.progress import duration
 from lit_jax.sampling.captions import CaptionEncoder, make_caption_encoder, write_null_caption
 from lit_jax.storage import files
 
 
-def encode(config: EncodeConfig, out: Path | str, say: Say | None = None) -> Path:
+def encode(config: EncodeConfig, out: Path | str, log: Log | None = None) -> Path:
     """Encodes all images of `config.source` into the folder `out`, which is returned.
 
     The same call again goes on with the shards that are missing, and does nothing when none are.
     Raises ValueError for a request that cannot be met or differs from the one in `out`, before
     anything is compiled or written; and once more images than allowed could not be used.
     """
-    plan = check(config, Path(out), say or say_on_first_process)
+    plan = check(config, Path(out), log or log_on_first_process)
     if (plan.out / SCHEMA).is_file():
         report_finished(plan)
         return plan.out
@@ -87,7 +87,7 @@ def report_finished(plan: Plan) -> None:
         shutil.rmtree(plan.out / WORK, ignore_errors=True)
     schema = read_schema(plan.out)
     check_files(plan.out, schema)
-    plan.say(
+    plan.log(
         f"nothing to do: {plan.out} holds the latents of {schema.count:,} images"
         f" ({schema.skipped:,} skipped)"
     )
@@ -106,7 +106,7 @@ def begin(plan: Plan) -> dict[int, ShardResult]:
     if jax.process_index() == 0 and not (plan.out / REQUEST).is_file():
         files.write_json(plan.out / REQUEST, plan.request)
     side, text = plan.config.resolution, plan.config.text.encoder
-    plan.say(
+    plan.log(
         f"encoding {plan.num_images:,} images of {plan.config.source.path} at"
         f" {'about ' if plan.config.buckets else ''}{side} x {side} with {plan.config.vae}"
         f"{f' and captions with {text}' if text else ''}:"
@@ -128,7 +128,7 @@ def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
         plan.vae, params, settings.mirrors, settings.precision, settings.device_batch_size
     )
     networks = Networks(encode_batch, batch_size, captions)
-    progress = _Progress(sum(len(plan.shard_range(shard)) for shard in mine), plan.say)
+    progress = _Progress(sum(len(plan.shard_range(shard)) for shard in mine), plan.log)
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="decode")
     try:
         indices = itertools.chain.from_iterable(map(plan.shard_range, mine))
@@ -217,13 +217,13 @@ def finish(plan: Plan) -> None:
     write_schema(plan.out, schema)
     shutil.rmtree(plan.out / WORK)
     list_place = f", listed in {plan.out / SKIPPED}" if skipped else ""
-    plan.say(
+    plan.log(
         f"wrote {plan.out}: {schema.count:,} images, {num_bytes / 1e9:.3f} GB;"
         f" {len(skipped):,} skipped{list_place}"
     )
     if plan.config.text.encoder:
         truncated = sum(result.truncated for result in results.values())
-        plan.say(f"{truncated:,} captions were cut to {plan.config.text.max_length} tokens")
+        plan.log(f"{truncated:,} captions were cut to {plan.config.text.max_length} tokens")
 
 
 class _Progress:
@@ -231,8 +231,8 @@ class _Progress:
 
     INTERVAL = 10.0
 
-    def __init__(self, total: int, say: Say) -> None:
-        self._total, self._say = total, say
+    def __init__(self, total: int, log: Log) -> None:
+        self._total, self._log = total, log
         self._done = self._skipped = 0
         self._began = self._last = time.perf_counter()
 
@@ -244,7 +244,7 @@ class _Progress:
             return
         self._last = now
         speed = self._done / max(now - self._began, 1e-9)
-        self._say(
+        self._log(
             f"  image {self._done:,}/{self._total:,} of this host  {speed:.1f} images/s "
             f" {self._skipped:,} skipped  ETA {duration((self._total - self._done) / speed)}"
         )

@@ -40,7 +40,7 @@ from lit_jax.evaluation.reference import (
     write_cache,
 )
 from lit_jax.evaluation.results import score
-from lit_jax.runs.hosts import Say, barrier, say_on_first_process
+from lit_jax.runs.hosts import Log, barrier, log_on_first_process
 from lit_jax.runs.progress import duration
 from lit_jax.runs.requests import REQUEST
 from lit_jax.storage import files
@@ -60,11 +60,11 @@ class Run:
     samples: Samples
     out: Path
     work: Path
-    say: Say
+    log: Log
 
 
 def evaluate(
-    config: EvaluateConfig, draw: Draw | None = None, say: Say = say_on_first_process
+    config: EvaluateConfig, draw: Draw | None = None, log: Log = log_on_first_process
 ) -> Path:
     """Writes the scores of `config.samples` against `config.reference` into the file `config.out`,
     which is returned.
@@ -85,13 +85,13 @@ def evaluate(
     if draw is not None:
         check_before_drawing(config, network, reference, out, work)
         for text in reference_warnings(network, reference):
-            say(f"warning: {text}")
+            log(f"warning: {text}")
         stem = out.stem if out.suffix == ".json" else out.name
         samples = open_samples(draw(out.with_name(f"{stem}.samples")))
     else:
         samples = open_samples(config.samples)
     check_counts(config, samples)
-    run = Run(config, network, reference, samples, out, work, say)
+    run = Run(config, network, reference, samples, out, work, log)
     if not begin(run):
         barrier("nothing to evaluate")
         return out
@@ -142,7 +142,7 @@ def begin(run: Run) -> bool:
 def prepare(run: Run) -> None:
     """Checks the output against the request; then writes the request, or says the scores that are
     there already. Raises ValueError when it is there for another request."""
-    run.say("hashing samples and reference")
+    run.log("hashing samples and reference")
     request = request_of(run.config, run.network, run.reference)
     request["samples_fingerprint"] = run.samples.images.fingerprint()
     request["sample_json_sha256"] = run.samples.record_sha256
@@ -150,9 +150,9 @@ def prepare(run: Run) -> None:
     if content is not None:
         require_same(run.out, content, request, content["request"].keys() | request.keys())
         clean_up(run.work)
-        run.say(f"nothing to do: {run.out} holds these scores")
+        run.log(f"nothing to do: {run.out} holds these scores")
         for line in table(content):
-            run.say(line)
+            run.log(line)
         return
     cached = is_cached(run.reference, request["reference_fingerprint"])
     if not cached:
@@ -162,7 +162,7 @@ def prepare(run: Run) -> None:
     files.write_json(run.work / REQUEST, {"request": request})
     files.write_json(run.work / PLAN, {"measure_reference": not cached})
     for text in early_warnings(run.network, run.reference, run.samples):
-        run.say(f"warning: {text}")
+        run.log(f"warning: {text}")
 
 
 # --- features ---
@@ -183,7 +183,7 @@ def measure(run: Run) -> None:
     )
     extractor = FeatureExtractor(run.network, min(run.config.inception_batch_size, largest))
     for name, images, kept, with_logits in sets:
-        progress = Progress(f"{name}: Inception features", images.count, share[1], run.say)
+        progress = Progress(f"{name}: Inception features", images.count, share[1], run.log)
         write_parts(images, extractor, run.work / name, kept, with_logits, share, progress)
         progress.end()
 
@@ -193,8 +193,8 @@ class Progress:
 
     INTERVAL = 15.0  # seconds
 
-    def __init__(self, what: str, count: int, hosts: int, say: Say) -> None:
-        self._what, self._total, self._say = what, -(-count // hosts), say
+    def __init__(self, what: str, count: int, hosts: int, log: Log) -> None:
+        self._what, self._total, self._log = what, -(-count // hosts), log
         self._done = self._found = 0
         self._began = self._last = time.perf_counter()
 
@@ -207,14 +207,14 @@ class Progress:
             self._last = now
             speed = (self._done - self._found) / (now - self._began)
             left = duration(max(self._total - self._done, 0) / speed)
-            self._say(
+            self._log(
                 f"{self._what}: {self._done:,} of about {self._total:,}, {speed:.3g} images/s,"
                 f" ETA {left}"
             )
 
     def end(self) -> None:
         seconds = time.perf_counter() - self._began
-        self._say(f"{self._what}: {self._done:,} images in {duration(seconds)}")
+        self._log(f"{self._what}: {self._done:,} images in {duration(seconds)}")
 
 
 # --- scores ---
@@ -227,15 +227,15 @@ def finish(run: Run) -> None:
         assert run.reference.images is not None
         measured = merge_parts(run.work / REFERENCE, run.reference.images.count)
         cache = write_cache(run.reference, measured, request["reference_fingerprint"], run.work)
-        run.say(f"kept the statistics of the reference in {cache}")
+        run.log(f"kept the statistics of the reference in {cache}")
     known = read_known(run.reference, request["reference_fingerprint"])
     measured = merge_parts(run.work / SAMPLES, run.samples.images.count)
-    scores = score(measured, known, run.config.is_splits, run.say)
+    scores = score(measured, known, run.config.is_splits, run.log)
     record = make_record(run.network, run.reference, run.samples, measured, known, scores, request)
     # Written in the working folder first, so that a kill leaves nothing half-done beside `out`.
     files.write_json(run.work / RESULT, record)
     os.replace(run.work / RESULT, run.out)
     clean_up(run.work)
     for line in table(record):
-        run.say(line)
-    run.say(f"wrote {run.out}")
+        run.log(line)
+    run.log(f"wrote {run.out}")

@@ -23,11 +23,11 @@ from lit_jax.evaluation.self_test import (
 )
 from lit_jax.models import functional
 from lit_jax.models.inception.config import WIDTH_UNIT, InceptionConfig
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 
 
 def self_test(
-    inception: str, reference: ReferenceConfig | None, batch_size: int = 64, say: Say = print
+    inception: str, reference: ReferenceConfig | None, batch_size: int = 64, log: Log = print
 ) -> int:
     """Runs the checks and returns how many there were.
 
@@ -37,17 +37,17 @@ def self_test(
     """
     network = read_network(inception) if inception else random_network()
     opened = open_reference(reference, network) if reference is not None else None
-    say(f"self test of {opened.name if opened else 'made-up images'} with {network.name}")
-    say(HEAD)
+    log(f"self test of {opened.name if opened else 'made-up images'} with {network.name}")
+    log(HEAD)
     done, failed = 0, []
     for check in checks(network, opened, batch_size):
-        say(check.line())
+        log(check.line())
         done += 1
         if not check.passed:
             failed.append(check.name)
     if failed:
         raise ValueError(f"{len(failed)} of {done} checks failed: {'; '.join(failed)}")
-    say(f"all {done} checks passed")
+    log(f"all {done} checks passed")
     return done
 
 

@@ -30,7 +30,7 @@ from lit_jax.models.family import architecture
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import LabelledConfig
 from lit_jax.models.t5.config import T5Config
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.sampling.drawing import PIXEL_CHANNELS
 from lit_jax.sampling.prompts import Prompt, folder_of, read_prompts
 from lit_jax.sampling.text_drawing import TextProtocol, check_protocol
@@ -218,25 +218,25 @@ def check_out(config: GenerateConfig) -> None:
         )
 
 
-def warn_of_cut_prompts(plan: Plan, say: Say) -> None:
+def warn_of_cut_prompts(plan: Plan, log: Log) -> None:
     """Names the prompts whose end the text encoder will not see."""
     texts = [prompt.text for prompt in plan.prompts] + [plan.config.negative_prompt]
     cut = [(text, plan.tokenizer.length(text) - plan.max_length) for text in texts]
     cut = [(text, count) for text, count in cut if count > 0]
     for text, count in cut[:3]:
-        say(
+        log(
             f"warning: the last {count} tokens of the prompt {shortened(text)} are cut; the limit"
             f" is {plan.max_length}"
         )
     if len(cut) > 3:
-        say(f"warning: and of {len(cut) - 3} prompts more")
+        log(f"warning: and of {len(cut) - 3} prompts more")
 
 
 def shortened(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def identify(plan: Plan, say: Say) -> Identities:
+def identify(plan: Plan, log: Log) -> Identities:
     """Reads the weights, or their recorded sums, and compares them with what the model was trained
     with. Raises ValueError for another VAE or text encoder."""
     config = plan.config
@@ -252,7 +252,7 @@ def identify(plan: Plan, say: Say) -> Identities:
         (named_vae, "VAE", config.vae),
     ):
         if named is None:
-            say(f"note: {config.model} does not say which {what} it belongs to; taking {path}")
+            log(f"note: {config.model} does not say which {what} it belongs to; taking {path}")
     return Identities(params_sha256(folder.load_model_dir(config.model)[1]), text, vae)
 
 

@@ -39,13 +39,13 @@ from lit_jax.commands.generate.phases import (
 )
 from lit_jax.config import MeshConfig
 from lit_jax.config.generate import GenerateConfig
-from lit_jax.runs.hosts import Say, as_first_process_sees, barrier, say_on_first_process
+from lit_jax.runs.hosts import Log, as_first_process_sees, barrier, log_on_first_process
 from lit_jax.runs.requests import require_space
 from lit_jax.sampling.drawing import fitting_batch
 from lit_jax.version import VERSION
 
 
-def generate(config: GenerateConfig, say: Say = say_on_first_process) -> Path:
+def generate(config: GenerateConfig, log: Log = log_on_first_process) -> Path:
     """Draws what `config` asks for and returns the path of the output.
 
     The same call again resumes; on a finished output it does nothing. Every process of a multi-host
@@ -57,13 +57,13 @@ def generate(config: GenerateConfig, say: Say = say_on_first_process) -> Path:
     """
     plan, out = check(config), Path(config.out).expanduser()
     phases = generate_memory.Phases()
-    warn_of_cut_prompts(plan, say)
+    warn_of_cut_prompts(plan, log)
     count = len(plan.prompts) * config.num_images
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:count])
     images = Images(plan, fitting_batch(config.batch_size, count, mesh.size))
-    generate_memory.tell(plan, images.batch_size // mesh.size, say)
+    generate_memory.tell(plan, images.batch_size // mesh.size, log)
     with phases.phase("reading weights"):
-        request = request_of(plan, identify(plan, say))
+        request = request_of(plan, identify(plan, log))
     output = Output(plan, request, None if config.prompt else request_of_folder(plan, request))
     present = output.present()
     missing = [
@@ -74,20 +74,20 @@ def generate(config: GenerateConfig, say: Say = say_on_first_process) -> Path:
     if finished:
         if jax.process_index() == 0:
             output.remove_pieces()
-        say(f"nothing to do: {out} holds {counted(count, 'image')} of this request")
+        log(f"nothing to do: {out} holds {counted(count, 'image')} of this request")
         return out
     left = [batch for batch in images.batches if missing[batch]]
     check_space(images, len(left))
-    announce(images, len(left), say)
+    announce(images, len(left), log)
     begin(output)
     mine = left[jax.process_index() :: jax.process_count()]
-    draw(images, output, mine, present, mesh, phases, say)
+    draw(images, output, mine, present, mesh, phases, log)
     barrier("the images are drawn")
     if jax.process_index() == 0:
         output.finish(record_of(images, output.pieces()))
     barrier("the images are complete")
-    phases.tell(say)
-    say(f"wrote {out}")
+    phases.tell(log)
+    log(f"wrote {out}")
     return out
 
 
@@ -104,11 +104,11 @@ def check_space(images: Images, batches: int) -> None:
     )
 
 
-def announce(images: Images, left: int, say: Say) -> None:
+def announce(images: Images, left: int, log: Log) -> None:
     plan, protocol = images.plan, images.plan.protocol
     away = "the null caption" if plan.config.negative_prompt == "" else "the negative prompt"
     guidance = f"guidance {protocol.cfg_scale} away from {away}" if plan.guides else "no guidance"
-    say(
+    log(
         f"{counted(len(images), 'image')} of {plan.size[0]} x {plan.size[1]} (height x width) from"
         f" {counted(len(plan.prompts), 'prompt')}: {protocol.sampler}, {protocol.steps} steps,"
         f" {guidance},"
@@ -116,12 +116,12 @@ def announce(images: Images, left: int, say: Say) -> None:
         f" {plan.dtype}"
     )
     if plan.config.window_size:
-        say(
+        log(
             f"note: each token sees those at a distance below {plan.config.window_size}, which"
             f" {plan.config.model} was not trained for"
         )
     if left < len(images.batches):
-        say(f"{left} of {len(images.batches)} batches are left")
+        log(f"{left} of {len(images.batches)} batches are left")
 
 
 def counted(count: int, thing: str) -> str:
@@ -143,7 +143,7 @@ def draw(
     present: set[str],
     mesh: Mesh,
     phases: generate_memory.Phases,
-    say: Say,
+    log: Log,
 ) -> None:
     """The three phases for these batches of images, each from what the one before left on disk."""
     plan, pieces = images.plan, output.pieces()
@@ -152,11 +152,11 @@ def draw(
     unread = [prompt for prompt in sorted(prompts) if not pieces.has(text_piece(prompt))]
     away = bool(undrawn) and plan.away_from is not None and not pieces.has(AWAY)
     with phases.phase("prompts to features"):
-        encode_prompts(plan, unread, away, pieces, say)
+        encode_prompts(plan, unread, away, pieces, log)
     with phases.phase("features to latents"):
-        draw_batches(images, undrawn, mesh, pieces, say)
+        draw_batches(images, undrawn, mesh, pieces, log)
     with phases.phase("latents to images"):
-        for batch, images_BxHxWxC in decode_batches(images, batches, mesh, pieces, say):
+        for batch, images_BxHxWxC in decode_batches(images, batches, mesh, pieces, log):
             write_images(images, output, batch, images_BxHxWxC, present)
 
 

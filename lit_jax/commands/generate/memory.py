@@ -25,7 +25,7 @@ from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.autoencoder.model import TILE
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.t5.config import T5Config
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.runs.progress import duration
 
 MEMINFO = Path("/proc/meminfo")
@@ -124,25 +124,25 @@ def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], tile
     return int(per_pixel * tile + middle + 4 * 2 * config.out_channels * pixels)
 
 
-def tell(plan: Plan, batch: int, say: Say) -> None:
+def tell(plan: Plan, batch: int, log: Log) -> None:
     """Prints what is needed and what there is.
 
     Raises ValueError when the parameters alone do not fit into the memory; warns when they might
     not together with what is computed from them.
     """
     rows = parts(plan, batch)
-    say("in memory, one after another (activations are estimates):")
+    log("in memory, one after another (activations are estimates):")
     for part in rows:
-        say(
+        log(
             f"  {part.name:14}{part.count:>14,} parameters  {part.held_in:9}"
             f"{gigabytes(part.weights):>8} + {gigabytes(part.activations)}"
         )
     free, of_what = free_memory()
     most = max(rows, key=lambda part: part.total)
     if free is None:
-        say(f"  at most {gigabytes(most.total)} at a time")
+        log(f"  at most {gigabytes(most.total)} at a time")
         return
-    say(f"  at most {gigabytes(most.total)} at a time; {of_what}: {gigabytes(free)} free")
+    log(f"  at most {gigabytes(most.total)} at a time; {of_what}: {gigabytes(free)} free")
     remedy = _remedy(plan, most)
     heaviest = max(rows, key=lambda part: part.weights)
     if heaviest.weights > free:
@@ -151,7 +151,7 @@ def tell(plan: Plan, batch: int, say: Say) -> None:
             f" {gigabytes(free)} of {of_what} are free; {_remedy(plan, heaviest)}"
         )
     if most.total > free:
-        say(f"warning: this may not fit into the {of_what}; {remedy}")
+        log(f"warning: this may not fit into the {of_what}; {remedy}")
 
 
 def _remedy(plan: Plan, part: Part) -> str:
@@ -206,7 +206,7 @@ class Phases:
         seconds = time.perf_counter() - began
         self._rows.append(f"  {name:26}{duration(seconds):>9}   peak memory {peak_memory()}")
 
-    def tell(self, say: Say) -> None:
-        say(f"done in {duration(time.perf_counter() - self._began)}:")
+    def tell(self, log: Log) -> None:
+        log(f"done in {duration(time.perf_counter() - self._began)}:")
         for row in self._rows:
-            say(row)
+            log(row)

@@ -25,7 +25,7 @@ from lit_jax.diffusion.gaussian import create_process
 from lit_jax.models import functional
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.conditions import TextCondition
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.runs.progress import Bar
 from lit_jax.sampling.drawing import decoder, load_sharded
 from lit_jax.sampling.prompts import Prompt
@@ -82,7 +82,7 @@ def text_piece(prompt: int) -> str:
 # --- text encoder: prompts -> features ---
 
 
-def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, say: Say) -> None:
+def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, log: Log) -> None:
     """Writes the features of the prompts with these numbers, and those to guide away from.
 
     One text at a time: its features are the same whatever is asked for beside it. Of a prompt only
@@ -91,7 +91,7 @@ def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, s
     if not numbers and not away:
         return
     encoder = load_text_encoder(plan.config.text_encoder, plan.dtype)
-    with Bar("text encoder", len(numbers) + away, "text", say) as bar:
+    with Bar("text encoder", len(numbers) + away, "text", log) as bar:
         for number in numbers:
             text = plan.prompts[number].text
             features_1xLxD, mask_1xL = encoder.features([text], plan.max_length, 1)
@@ -110,7 +110,7 @@ def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, s
 # --- denoiser: features -> latents ---
 
 
-def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, say: Say) -> None:
+def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, log: Log) -> None:
     """Writes the latents of the batches with these numbers."""
     if not numbers:
         return
@@ -119,7 +119,7 @@ def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces,
     params = with_averages(plan.model, params, mesh)
     away = _away(plan, params, pieces)
     steps = len(numbers) * create_process(plan.protocol.steps).num_steps
-    with Bar("denoiser", steps, "step", say) as bar:
+    with Bar("denoiser", steps, "step", log) as bar:
         draw = make_text_sampler(plan.model, plan.protocol, mesh, plan.latent_size, bar)
         for number in numbers:
             cond, null_cond = conditions(images, number, away, pieces)
@@ -158,7 +158,7 @@ def conditions(
 
 
 def decode_batches(
-    images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, say: Say
+    images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, log: Log
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(number, images uint8 [B, H, W, C]) of the batches with these numbers."""
     if not numbers:
@@ -168,7 +168,7 @@ def decode_batches(
     params = folder.load_model_dir(plan.config.vae, shardings)[1]
     decode = _tiled(plan, params) if plan.config.tile else _whole(plan, params, mesh)
     count = sum(len(images.members(number)) for number in numbers)
-    with Bar("VAE", count, "image", say) as bar:
+    with Bar("VAE", count, "image", log) as bar:
         for number in numbers:
             latents_BxhxwxC = pieces.read(images.piece(number))["latents"]
             images_BxHxWxC = decode(latents_BxhxwxC, images.batch_size)

@@ -34,7 +34,7 @@ from lit_jax.config import MeshConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.evaluation.npz_images import RECORD
-from lit_jax.runs.hosts import Say, barrier, say_on_first_process
+from lit_jax.runs.hosts import Log, barrier, log_on_first_process
 from lit_jax.runs.requests import REQUEST, require_same_request
 from lit_jax.sampling.drawing import (
     DECODE_BATCH,
@@ -62,7 +62,7 @@ def sample(
     protocol: Protocol,
     labels: tuple[int, ...] = (),
     batch_size: int = 64,
-    say: Say = say_on_first_process,
+    log: Log = log_on_first_process,
     *,
     label_policy: str = "balanced",
     vae: Path | str = "",
@@ -117,39 +117,39 @@ def sample(
     if (order.out / RECORD).exists():
         if jax.process_index() == 0:
             plan.shards.remove()
-        say(f"nothing to do: {out} holds these {num_samples} samples")
+        log(f"nothing to do: {out} holds these {num_samples} samples")
         return order.out
     check_space(plan)
-    announce(plan, say)
+    announce(plan, log)
     pending = begin(plan, request)
     label_N = assign_labels(plan.config, labels, num_samples, label_policy, protocol.seed)
-    draw_shards(plan, params, mesh, label_N, pending, say)
+    draw_shards(plan, params, mesh, label_N, pending, log)
     barrier("all shards are drawn")
     if jax.process_index() == 0:
-        finish(plan, request, label_N, say)
+        finish(plan, request, label_N, log)
     barrier("the samples are written")
     return order.out
 
 
-def announce(plan: Plan, say: Say) -> None:
+def announce(plan: Plan, log: Log) -> None:
     order, protocol = plan.order, plan.order.protocol
-    say(
+    log(
         f"sampling {order.num_samples} images from {order.model}: {protocol.sampler}, steps"
         f" {protocol.steps}, guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
         f" {protocol.function_evaluations()} network evaluations per image"
     )
     if order.window_size:
-        say(
+        log(
             f"note: each token sees those at a distance below {order.window_size}, which"
             f" {order.model} was not trained for"
         )
     if order.sequence > 1:
-        say(
+        log(
             f"{order.sequence} devices share an image; in each layer they exchange"
             f" {EXCHANGED[plan.config.mixer]}"
         )
     if plan.vae is not None and not plan.vae_named_by_model:
-        say(
+        log(
             f"note: {order.model} does not say which VAE it was trained with; taking"
             f" {plan.vae.id} (sha256 {plan.vae.sha256[:12]}, scale {plan.vae.scaling_factor})"
         )
@@ -176,7 +176,7 @@ def draw_shards(
     mesh: Mesh,
     label_N: np.ndarray | None,
     numbers: list[int],
-    say: Say,
+    log: Log,
 ) -> None:
     """Draws and writes the shards of these numbers."""
     if not numbers:
@@ -186,19 +186,19 @@ def draw_shards(
     spans = [shards.span(number) for number in numbers]
     batches = sum(-(-(stop - start) // batch_size) for start, stop in spans)
     steps = batches * create_process(order.protocol.steps).num_steps
-    progress = Progress(steps, sum(stop - start for start, stop in spans), say)
+    progress = Progress(steps, sum(stop - start for start, stop in spans), log)
     vae_config, vae_params = load_vae(order.vae, mesh) if order.vae else (None, None)
     draw = make_sampler(
         plan.config, order.protocol, mesh, progress, vae_config, order.decode_batch_size
     )
     drawer = Drawer(draw, params, vae_params, label_N, batch_size, mesh)
     if len(numbers) < len(shards):
-        say(f"{len(numbers)} of {len(shards)} shards are left for this process")
+        log(f"{len(numbers)} of {len(shards)} shards are left for this process")
     for number in numbers:
         shards.write(number, draw_shard(plan, drawer, number))
         jax.effects_barrier()  # the steps that the progress still has to hear of
         start, stop = shards.span(number)
-        say(
+        log(
             f"shard {number + 1} of {len(shards)} (images {start} to {stop - 1}):"
             f" {progress.speed()}"
         )
@@ -247,11 +247,11 @@ def require_finite(
     )
 
 
-def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say: Say) -> None:
+def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, log: Log) -> None:
     """Merges the shards, then writes the record that marks completion, then removes the shards."""
     order, shards = plan.order, plan.shards
     if len(shards) > 1:
-        say(f"merging {len(shards)} shards")
+        log(f"merging {len(shards)} shards")
     merge(shards, plan.shapes, label_N)
     drawn_on = sorted({str(devices) for devices in shards.each("devices")})
     record = {
@@ -277,4 +277,4 @@ def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, say:
     }
     files.write_json(shards.out / RECORD, record)
     shards.remove()
-    say(f"wrote {shards.out}")
+    log(f"wrote {shards.out}")

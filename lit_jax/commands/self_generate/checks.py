@@ -21,7 +21,7 @@ from lit_jax.config.typed import require
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig, LabelledConfig
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.sampling.drawing import PIXEL_CHANNELS, Protocol, fitting_batch
 from lit_jax.sampling.labels import LABEL_POLICIES
 from lit_jax.sampling.prompts import texts_of
@@ -43,7 +43,7 @@ class Plan:
     prompts: tuple[str, ...]
     text: Mapping[str, Any]
     latent_size: tuple[int, int]
-    say: Say
+    log: Log
 
     @property
     def shards(self) -> Shards:
@@ -81,7 +81,7 @@ class Plan:
         return found
 
 
-def check(config: SelfGenerateConfig, out: Path, say: Say) -> Plan:
+def check(config: SelfGenerateConfig, out: Path, log: Log) -> Plan:
     """All that can be refused without touching a device. Writes nothing."""
     teacher = folder.read_denoiser_config(config.model)
     folder.require_weights(config.model)
@@ -100,7 +100,7 @@ def check(config: SelfGenerateConfig, out: Path, say: Say) -> Plan:
         protocol = label_protocol(config, teacher)
         size = teacher.image_size
     teacher = dataclasses.replace(teacher, dtype=config.dtype)
-    return Plan(config, out, teacher, protocol, vae, prompts, text, size, say)
+    return Plan(config, out, teacher, protocol, vae, prompts, text, size, log)
 
 
 def check_vae(config: SelfGenerateConfig, teacher: DenoiserConfig) -> VaeIdentity | None:

@@ -46,11 +46,11 @@ from lit_jax.data.latents.schema import (
 from lit_jax.data.latents.writer import record_file, remove_leftovers, write_metadata, write_records
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.runs.hosts import (
-    Say,
+    Log,
     as_first_process_sees,
     await_files,
     barrier,
-    say_on_first_process,
+    log_on_first_process,
 )
 from lit_jax.runs.requests import require_same_request
 from lit_jax.sampling.captions import make_caption_encoder, write_null_caption
@@ -63,7 +63,7 @@ TEXT_PRECISION = "highest"
 
 
 def self_generate(
-    config: SelfGenerateConfig, out: Path | str, say: Say = say_on_first_process
+    config: SelfGenerateConfig, out: Path | str, log: Log = log_on_first_process
 ) -> Path:
     """Draws the examples of `config` into the folder `out`, which is returned.
 
@@ -72,7 +72,7 @@ def self_generate(
     anything is compiled or written for whatever cannot work, an `out` of another request included;
     FloatingPointError for a sample that is not finite.
     """
-    plan = check(config, Path(out).expanduser(), say)
+    plan = check(config, Path(out).expanduser(), log)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
     params = load_sharded(config.model, mesh)[1]
     request = request_of(plan, params_sha256(params))
@@ -80,7 +80,7 @@ def self_generate(
     schema = schema_of(plan, request)
     if (plan.out / SCHEMA).is_file():
         check_files(plan.out, schema)
-        say(f"nothing to do: {plan.out} holds these {schema.count:,} examples")
+        log(f"nothing to do: {plan.out} holds these {schema.count:,} examples")
         return plan.out
     mine = begin(plan, schema, request)
     draw_shards(plan, schema, params, mesh, mine)
@@ -103,7 +103,7 @@ def begin(plan: Plan, schema: LatentSchema, request: Mapping[str, Any]) -> list[
     config, protocol = plan.config, plan.protocol
     height, width = plan.latent_size
     given = f" of {len(plan.prompts):,} prompts" if plan.prompts else ""
-    plan.say(
+    plan.log(
         f"drawing {config.num_samples:,} examples of {height} x {width} x"
         f" {plan.teacher.in_channels}{given} from {config.model}: {protocol.sampler}, steps"
         f" {protocol.steps}, guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
@@ -129,7 +129,7 @@ def draw_shards(
     spans = [plan.shards.span(number) for number in numbers]
     batches = sum(-(-(stop - start) // plan.batch_size(mesh.size)) for start, stop in spans)
     steps = batches * create_process(plan.protocol.steps).num_steps
-    progress = Progress(steps, sum(stop - start for start, stop in spans), plan.say)
+    progress = Progress(steps, sum(stop - start for start, stop in spans), plan.log)
     if encoder is None:
         examples = from_labels(plan, params, mesh, progress)
     else:
@@ -138,7 +138,7 @@ def draw_shards(
         path = record_file(plan.out, schema, number, len(plan.shards))
         write_records(path, schema, examples(start, stop))
         jax.effects_barrier()  # the steps that the progress still has to hear of
-        plan.say(f"shard {number + 1} of {len(plan.shards)}: {progress.speed()}")
+        plan.log(f"shard {number + 1} of {len(plan.shards)}: {progress.speed()}")
 
 
 def finish(plan: Plan, schema: LatentSchema, mesh: Mesh) -> None:
@@ -151,4 +151,4 @@ def finish(plan: Plan, schema: LatentSchema, mesh: Mesh) -> None:
         write_array(plan.out / BUCKETS, np.zeros(schema.count, np.uint8))
     save_grid(first_images(plan, schema, mesh), plan.out / GRID)
     write_schema(plan.out, schema)
-    plan.say(f"wrote {plan.out}: {schema.count:,} examples, {num_bytes / 1e9:.3f} GB")
+    plan.log(f"wrote {plan.out}: {schema.count:,} examples, {num_bytes / 1e9:.3f} GB")

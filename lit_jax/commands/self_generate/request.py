@@ -97,7 +97,7 @@ def check_space(plan: Plan, schema: LatentSchema, shards: list[int]) -> None:
         tokens = float(np.minimum(lengths, most).mean())
         if cut := int(np.sum(lengths > most)):
             longest = shortened(plan.prompts[int(np.argmax(lengths))])
-            plan.say(f"note: {cut:,} prompts are cut to {most} tokens, among them {longest}")
+            plan.log(f"note: {cut:,} prompts are cut to {most} tokens, among them {longest}")
     spans = [plan.shards.span(number) for number in shards]
     examples = sum(stop - start for start, stop in spans)
     needed = estimated_bytes(schema, examples, len(shards), tokens)

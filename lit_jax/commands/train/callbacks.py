@@ -54,7 +54,7 @@ def report_and_guard(
             numbers["learning_rate"] = float(rate(step - 1))
             timing = clock.measure(step)
             writer.scalars(step, numbers, timing)
-            run.say(metrics.progress_line(step, config.total_steps, numbers, timing))
+            run.log(metrics.progress_line(step, config.total_steps, numbers, timing))
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
         if pending:
@@ -92,7 +92,7 @@ def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Call
             with clock.paused():
                 grid = draw(state.ema, path)
                 if grid is None:
-                    run.say(f"samples at step {step} are not finite: no grid")
+                    run.log(f"samples at step {step} are not finite: no grid")
                 else:
                     writer.images(step, "samples", grid)
 

@@ -23,7 +23,7 @@ from lit_jax.models.family import architecture
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig
 from lit_jax.objectives import Objective, hybrid_objective
-from lit_jax.runs.hosts import Say
+from lit_jax.runs.hosts import Log
 from lit_jax.sampling.drawing import make_process
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 
@@ -54,10 +54,10 @@ class Run:
     objective: Objective
     data: BatchStream
     facts: DataFacts
-    say: Say
+    log: Log
 
 
-def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
+def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
     """All that can be refused without touching a device's memory or the workdir."""
     spec = config.model
     if registry.model_family(spec.name) not in DENOISERS:
@@ -107,7 +107,7 @@ def check(config: TrainConfig, workdir: Path, say: Say) -> Run:
         shard_count=jax.process_count(),
         workers=config.data.workers,
     )
-    return Run(config, workdir, mesh, student, teacher, process, objective, data, facts, say)
+    return Run(config, workdir, mesh, student, teacher, process, objective, data, facts, log)
 
 
 def check_teacher(

@@ -32,7 +32,7 @@ from lit_jax.models.cost import train_step_flops
 from lit_jax.models.family import architecture
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig
-from lit_jax.runs.hosts import Say, say_on_first_process
+from lit_jax.runs.hosts import Log, log_on_first_process
 from lit_jax.sampling.drawing import load_sharded
 from lit_jax.storage import files
 from lit_jax.training import checkpoint, metrics
@@ -42,19 +42,19 @@ from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import Task, train_step
 
 
-def train(config: TrainConfig, workdir: Path | str, say: Say | None = None) -> Path:
+def train(config: TrainConfig, workdir: Path | str, log: Log | None = None) -> Path:
     """Trains to `config.total_steps` and returns the workdir. The same call again resumes.
 
     Raises ValueError for a config that cannot run, before compiling; FloatingPointError when loss
     or gradient stop being finite, with the step and the place; the last checkpoint stays.
     """
-    run = check(config, Path(workdir), say or say_on_first_process)
+    run = check(config, Path(workdir), log or log_on_first_process)
     teacher = load_teacher(run)
     manager = checkpoint.open_manager(run.workdir, config.keep_checkpoints, config.checkpoint_every)
     try:
         task, state = start(run, manager)
         if (done := int(state.step)) >= config.total_steps:
-            run.say(f"nothing to do: total_steps is {config.total_steps}, step {done} is reached")
+            run.log(f"nothing to do: total_steps is {config.total_steps}, step {done} is reached")
             return run.workdir
         save_config(run)
         step_fn = compile_step(run, task, state, teacher)
@@ -72,7 +72,7 @@ def load_teacher(run: Run) -> Any:
     """The teacher's parameters, straight into their shardings; {} without distillation."""
     if run.teacher is None:
         return {}
-    run.say(f"teacher: {run.config.distill.teacher}")
+    run.log(f"teacher: {run.config.distill.teacher}")
     return load_sharded(run.config.distill.teacher, run.mesh)[1]
 
 
@@ -112,7 +112,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
             shardings,
         )
         state = checkpoint.restore(manager, abstract_state, run.data, config)
-        run.say(f"resumed at step {int(state.step)} from {run.workdir / checkpoint.FOLDER}")
+        run.log(f"resumed at step {int(state.step)} from {run.workdir / checkpoint.FOLDER}")
         return task, state
 
     init = functools.partial(functional.init_params, run.student)
@@ -120,7 +120,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     if config.inherit.source:
         params = inherit_params(run, params)
     else:
-        run.say(f"from scratch: {functional.count_params(params):,} parameters, seed {config.seed}")
+        run.log(f"from scratch: {functional.count_params(params):,} parameters, seed {config.seed}")
     params = with_null_caption(run, params)
     make_state = jax.jit(lambda p: create_state(p, optimizer), out_shardings=shardings)
     return task, make_state(params)
@@ -158,7 +158,7 @@ def inherit_params(run: Run, params: Any) -> Any:
         reinitialise=settings.reinitialise,
         freeze=(*settings.freeze, *functional.buffer_paths(run.student)),
     )
-    run.say(f"inherited from {settings.source} with policy {settings.policy!r}\n{report.table()}")
+    run.log(f"inherited from {settings.source} with policy {settings.policy!r}\n{report.table()}")
     if jax.process_index() == 0:
         files.write_text(run.workdir / "inheritance.json", report.to_json() + "\n")
     return params
@@ -207,7 +207,7 @@ def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Calla
         if (memory := program.memory_analysis()) is not None:
             needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
             text += f", {needed / 2**30:.2f} GiB per device"
-        run.say(text)
+        run.log(text)
         return program
 
     def run_step(state: TrainState, teacher: Any, batch: Batch) -> Any:
@@ -249,7 +249,7 @@ def loop(
             for callback in callbacks:
                 callback(step, state, values, batch)
             if stop.agreed:
-                run.say(f"stopped on request after step {step}; the same command resumes there")
+                run.log(f"stopped on request after step {step}; the same command resumes there")
                 break
     finally:
         writer.close()
