@@ -46,8 +46,8 @@ def main() -> None:
 
 
 def is_message(error: Exception) -> bool:
-    """Whether `error` is meant for the user. A ValueError out of a library is a bug: it keeps its
-    traceback."""
+    """Return whether `error` is meant for the user. A ValueError out of a library is a bug: it
+    keeps its traceback."""
     file = traceback.extract_tb(error.__traceback__)[-1].filename
     return not isinstance(error, ValueError) or Path(file).is_relative_to(Path(__file__).parent)
 

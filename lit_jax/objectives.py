@@ -39,7 +39,8 @@ def diffusion_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Term:
-    """L_simple of LiT's Eq. 5 in the form of DiT: mse, plus vb in bits if the variance is learned.
+    """Return L_simple of LiT's Eq. 5 in the form of DiT: mse, plus vb in bits if the variance is
+    learned.
 
     i: int [B], step indices of `process`. Metrics: "mse" and, where it exists, "vb".
     """
@@ -56,7 +57,7 @@ def noise_distillation(
     teacher_out_BxHxWxK: jax.Array,
     channels: int,
 ) -> Term:
-    """L_noise, LiT Eq. 6: mean over B, H, W, C of (epsilon_teacher - epsilon_student)^2.
+    """Return L_noise, LiT Eq. 6: mean over B, H, W, C of (epsilon_teacher - epsilon_student)^2.
 
     channels: C of the images, of which `process` tells what the outputs hold.
     """
@@ -67,13 +68,13 @@ def noise_distillation(
 
 
 def raw_reading(process: GaussianProcess, v_BxHxWxC: jax.Array, i_B: jax.Array) -> jax.Array:
-    """The variance channels as the network returns them."""
+    """Return the variance channels as the network returns them."""
     del process, i_B
     return v_BxHxWxC
 
 
 def variance_reading(process: GaussianProcess, v_BxHxWxC: jax.Array, i_B: jax.Array) -> jax.Array:
-    """The variance Sigma itself, iDDPM Eq. 15."""
+    """Return the variance Sigma itself, iDDPM Eq. 15."""
     return jnp.exp(learned_range_log_variance(process, v_BxHxWxC, i_B))
 
 
@@ -93,7 +94,7 @@ def variance_distillation(
     channels: int,
     reading: str = "raw",
 ) -> Term:
-    """L_var, LiT Eq. 7: mean over B, H, W, C of (Sigma_teacher - Sigma_student)^2.
+    """Return L_var, LiT Eq. 7: mean over B, H, W, C of (Sigma_teacher - Sigma_student)^2.
 
     The paper does not say in which form Sigma is compared, and has no public code. "raw" compares
     the network's variance channels v, which have the same unit scale at every t, and is the
@@ -120,8 +121,8 @@ def variance_distillation(
 def attention_distillation(
     student_LxBxNxD: jax.Array, teacher_LxBxNxD: jax.Array, every: int
 ) -> Term:
-    """L_attention of CLEAR (Liu et al. 2024): mean squared difference of the attention outputs of
-    the layers 0, every, 2 every, ..., in float32.
+    """Return L_attention of CLEAR (Liu et al. 2024): mean squared difference of the attention
+    outputs of the layers 0, every, 2 every, ..., in float32.
 
     Outputs of a layer are those of its heads side by side, before the output projection. The mean
     over the layers of their means over B, N and D is one mean. Raises ValueError for outputs of
@@ -147,8 +148,8 @@ def hybrid_distillation(
     channels: int,
     settings: DistillConfig,
 ) -> Term:
-    """lambda_1 L_noise + lambda_2 L_var + lambda_3 L_attention; a term of weight 0 is neither
-    computed nor reported.
+    """Return lambda_1 L_noise + lambda_2 L_var + lambda_3 L_attention; a term of weight 0 is
+    neither computed nor reported.
 
     The teacher is a constant: this is the one place where its gradient is stopped.
     """
@@ -180,7 +181,7 @@ def hybrid_distillation(
 
 
 def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objective:
-    """The objective of a run, LiT Eq. 5, as one pure function for the training step.
+    """Return the objective of a run, LiT Eq. 5, as one pure function for the training step.
 
     With `settings.teacher == ""` it is the diffusion loss alone and expects no teacher output. With
     `settings.compares_attention` it expects attention outputs of both networks, else of neither.
@@ -219,8 +220,8 @@ def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objec
 
 
 def _parts(output: Output, settings: DistillConfig) -> tuple[jax.Array, jax.Array | None]:
-    """A network's output proper, and the attention outputs of its layers where they are compared;
-    ValueError when they are missing or superfluous."""
+    """Return a network's output proper, and the attention outputs of its layers where they are
+    compared; ValueError when they are missing or superfluous."""
     given = isinstance(output, tuple)
     if given != settings.compares_attention:
         raise ValueError(
@@ -232,7 +233,7 @@ def _parts(output: Output, settings: DistillConfig) -> tuple[jax.Array, jax.Arra
 
 
 def _check_reading(process: GaussianProcess, reading: str) -> None:
-    """Stops variance distillation that has no meaning."""
+    """Stop variance distillation that has no meaning."""
     if reading not in VARIANCE_READINGS:
         raise unknown_name("variance reading", reading, VARIANCE_READINGS)
     if not process.learns_variance:

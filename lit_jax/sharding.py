@@ -49,7 +49,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 
 
 def join_cluster() -> None:
-    """Joins the processes of a multi-host job when LIT_JAX_DISTRIBUTED=1 says there are some.
+    """Join the processes of a multi-host job when LIT_JAX_DISTRIBUTED=1 says there are some.
 
     jax finds them by itself on TPU pods, under SLURM and under Open MPI. Anywhere else, CPUs
     included, JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
@@ -73,8 +73,8 @@ def join_cluster() -> None:
 def make_mesh(
     config: MeshConfig, devices: list[jax.Device] | None = None, sequence: int = 1
 ) -> Mesh:
-    """A mesh with axes `data` and `fsdp` over all devices. With `sequence` above 1, that many
-    neighbouring devices stand where one stood: a third axis, `sequence`.
+    """Return a mesh with axes `data` and `fsdp` over all devices. With `sequence` above 1, that
+    many neighbouring devices stand where one stood: a third axis, `sequence`.
 
     One size may be -1 and takes the rest. Raises ValueError when the product does not match the
     number of devices.
@@ -105,13 +105,13 @@ def make_mesh(
 
 
 def path_string(path: tuple[Any, ...]) -> str:
-    """A key path as `a/b/c`."""
+    """Return a key path as `a/b/c`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The placement of one array. Raises ValueError if no rule or two different rules match, or if
-    an axis is not divisible by the devices it would be split over."""
+    """Return the placement of one array. Raises ValueError if no rule or two different rules match,
+    or if an axis is not divisible by the devices it would be split over."""
     if not shape:
         return PartitionSpec()
     found = {axes for pattern, axes in RULES if re.search(pattern, path)}
@@ -129,7 +129,8 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def tree_shardings(abstract: Any, mesh: Mesh) -> Any:
-    """A NamedSharding per leaf of a tree of arrays or shapes (parameters or a whole state)."""
+    """Return a NamedSharding per leaf of a tree of arrays or shapes (parameters or a whole
+    state)."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec_of(path_string(path), leaf.shape, mesh)),
         abstract,
@@ -141,19 +142,19 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Examples split over all devices; other axes whole."""
+    """Return examples split over all devices; other axes whole."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def batch_devices(mesh: Mesh) -> int:
-    """Among how many devices, or groups of devices that share an image, a batch is split."""
+    """Return among how many devices, or groups of devices that share an image, a batch is split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def split_rows(network: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
-    """`network(params, x [B, H, W, C], ...)`, whose further arguments are trees of arrays [B, ...],
-    with the rows of each image split over the axis `sequence`: the compiler splits all that
-    follows from them, and devices exchange what a row needs of others.
+    """Return `network(params, x [B, H, W, C], ...)`, whose further arguments are trees of arrays
+    [B, ...], with the rows of each image split over the axis `sequence`: the compiler splits all
+    that follows from them, and devices exchange what a row needs of others.
 
     The batch becomes an axis of its own by vmap: where a layer merges images and tokens into one
     axis, only one of the two could stay split.
@@ -173,7 +174,7 @@ def split_rows(network: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., j
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Per-process arrays [local batch, ...] -> global arrays split over the mesh."""
+    """Return per-process arrays [local batch, ...] -> global arrays split over the mesh."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)

@@ -19,9 +19,10 @@ PIECES = Path(TOKENIZER_FILE).name
 
 
 def find_tokenizer(args: argparse.Namespace, config: NetworkConfig) -> Path | None:
-    """The sentencepiece model that goes with a T5: `--tokenizer` (a file or its folder), else
-    spiece.model beside the source, in the folder `tokenizer` next to it as in diffusers' pipelines,
-    or in the model folder that is to be replaced. None when there is none, and for other networks.
+    """Return the sentencepiece model that goes with a T5: `--tokenizer` (a file or its folder),
+    else spiece.model beside the source, in the folder `tokenizer` next to it as in diffusers'
+    pipelines, or in the model folder that is to be replaced. None when there is none, and for other
+    networks.
 
     Raises ValueError for a file that is not the tokenizer of this T5.
     """
@@ -47,7 +48,7 @@ def find_tokenizer(args: argparse.Namespace, config: NetworkConfig) -> Path | No
 
 
 def copy_tokenizer(tokenizer: Path | None, folder: Path) -> list[str]:
-    """Puts the tokenizer into a model folder of a T5; returns what the user should know."""
+    """Put the tokenizer into a model folder of a T5; return what the user should know."""
     if tokenizer is None:
         return [
             f"there is no {PIECES} beside the source; before this T5 can encode text, copy it to"
@@ -60,7 +61,7 @@ def copy_tokenizer(tokenizer: Path | None, folder: Path) -> list[str]:
 
 
 def recorded_companions(args: argparse.Namespace, config: NetworkConfig) -> dict[str, Any]:
-    """The entries of `config.json` that name the VAE and the text encoder of a denoiser.
+    """Return the entries of `config.json` that name the VAE and the text encoder of a denoiser.
 
     Raises ValueError for networks that do not fit together.
     """

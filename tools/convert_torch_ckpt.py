@@ -67,7 +67,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+    """Run the program; return the exit code."""
     args = _parser().parse_args(argv)
     try:
         if args.export:
@@ -147,7 +147,7 @@ def import_checkpoint(args: argparse.Namespace) -> None:
 
 
 def open_checkpoint(source: Source, weights: str | None) -> Checkpoint:
-    """All tensors of the source's files, unread yet, without the prefixes of wrappers."""
+    """Return all tensors of the source's files, unread yet, without the prefixes of wrappers."""
 
     def open_file(path: Path) -> Reader:
         if path.suffix not in SAFETENSORS:
@@ -166,7 +166,7 @@ def open_checkpoint(source: Source, weights: str | None) -> Checkpoint:
 
 
 def _write_parameters(work: Import, folder: Path, dst: str, dtype: str) -> None:
-    """Streams all parameters into the folder, with a progress bar, and checks what was read.
+    """Stream all parameters into the folder, with a progress bar, and checks what was read.
 
     Raises ValueError for what cannot be read, and in one line, naming `dst`, when the disk refuses.
     """
@@ -185,8 +185,8 @@ def _write_parameters(work: Import, folder: Path, dst: str, dtype: str) -> None:
 
 
 def _noting(leaf: UnreadLeaf, failures: list[Exception]) -> UnreadLeaf:
-    """The leaf, which leaves in `failures` what made it unreadable: the writer that reads it must
-    not be taken for the culprit."""
+    """Return the leaf, which leaves in `failures` what made it unreadable: the writer that reads it
+    must not be taken for the culprit."""
 
     def read() -> np.ndarray:
         try:
@@ -200,8 +200,8 @@ def _noting(leaf: UnreadLeaf, failures: list[Exception]) -> UnreadLeaf:
 
 @contextlib.contextmanager
 def _quiet_writer() -> Iterator[None]:
-    """Leaves an error of the writer to its caller: orbax logs the traceback as well, and every
-    other write that is under way prints one when it finds the event loop closed."""
+    """Yield leaves an error of the writer to its caller: orbax logs the traceback as well, and
+    every other write that is under way prints one when it finds the event loop closed."""
     logger, hook = logging.getLogger("absl"), sys.unraisablehook
     disabled = logger.disabled
 
@@ -219,7 +219,7 @@ def _quiet_writer() -> Iterator[None]:
 
 
 def _check_space(dst: Path, work: Import, dtype: str) -> None:
-    """Raises ValueError when the disk cannot hold the parameters."""
+    """Raise ValueError when the disk cannot hold the parameters."""
     needed = work.parameters * np.dtype(dtype).itemsize
     parent = next(p for p in dst.absolute().parents if p.is_dir())
     free = shutil.disk_usage(parent).free
@@ -235,7 +235,7 @@ def _bytes(count: int) -> str:
 
 
 def _summary(dropped: Mapping[str, str]) -> dict[str, str]:
-    """The dropped keys in few lines: one for every reason."""
+    """Return the dropped keys in few lines: one for every reason."""
     keys: dict[str, list[str]] = {}
     for key, reason in dropped.items():
         keys.setdefault(reason, []).append(key)

@@ -72,7 +72,7 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _refuse_rounded(src: str) -> None:
-    """Raises ValueError for int8 weights, before they are read."""
+    """Raise ValueError for int8 weights, before they are read."""
     config = read_config(src)
     if isinstance(config, T5Config) and config.weights != "float":
         raise ValueError(
@@ -82,7 +82,7 @@ def _refuse_rounded(src: str) -> None:
 
 
 def _check_destination(dst: Path, layout: str, overwrite: bool) -> None:
-    """Raises ValueError unless the layout may be written there."""
+    """Raise ValueError unless the layout may be written there."""
     as_folder = layout in HUB_LAYOUTS
     if not as_folder and dst.is_dir():
         raise ValueError(f"--dst {dst} is a folder; layout {layout!r} is one file: name that file")
@@ -98,8 +98,8 @@ def _check_destination(dst: Path, layout: str, overwrite: bool) -> None:
 def _write_hub_folder(
     dst: Path, state: Mapping[str, np.ndarray], config: NetworkConfig, overwrite: bool
 ) -> Path:
-    """config.json and the weight file, both or none; a folder is replaced only where these two
-    files are. Returns the weight file."""
+    """Return config.json and the weight file, both or none; a folder is replaced only where these
+    two files are. Returns the weight file."""
     content, name = hub_config(config)
     if dst.exists() and (not dst.is_dir() or set(os.listdir(dst)) - {"config.json", name}):
         raise ValueError(f"{dst} exists and is not an exported folder; choose another destination")
@@ -116,7 +116,7 @@ def _write_hub_folder(
 def export_notes(
     state: Mapping[str, np.ndarray], config: NetworkConfig, layout: Layout
 ) -> list[str]:
-    """What the reader of the exported file should know."""
+    """Return what the reader of the exported file should know."""
     notes = []
     if missing := unwritten(config, layout):
         notes.append(f"layout {layout.name!r} has no place for {', '.join(missing)}; not written")
@@ -129,7 +129,7 @@ def export_notes(
 
 
 def torch_notes(state: Mapping[str, Any], config: NetworkConfig, layout: Layout) -> list[str]:
-    """What an import of the written torch file has to be told, if anything."""
+    """Return what an import of the written torch file has to be told, if anything."""
     needed = needed_settings(state, config, layout)
     if not needed:
         return []
@@ -141,8 +141,8 @@ def torch_notes(state: Mapping[str, Any], config: NetworkConfig, layout: Layout)
 def needed_settings(
     state: Mapping[str, Any], config: NetworkConfig, layout: Layout
 ) -> dict[str, str]:
-    """The settings without which a state dict is not read as `config`: all of its fields, less
-    every one that changes nothing when it is left out."""
+    """Return the settings without which a state dict is not read as `config`: all of its fields,
+    less every one that changes nothing when it is left out."""
     wanted = architecture(config)
 
     def suffices(words: Mapping[str, str]) -> bool:
@@ -162,7 +162,8 @@ def needed_settings(
 
 
 def _deviation(state: Mapping[str, np.ndarray], config: NetworkConfig) -> str:
-    """By how much diffusers' output differs on these weights, measured where it is installed."""
+    """Return by how much diffusers' output differs on these weights, measured where it is
+    installed."""
     try:
         import torch
 

@@ -35,7 +35,7 @@ from lit_jax.storage.staging import leftovers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the program; returns the exit code."""
+    """Run the program; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--src", required=True, help="model folder of a T5 with float weights")
     parser.add_argument("--dst", required=True, help="model folder to write")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def quantise(src: str, dst: str, overwrite: bool) -> None:
-    """Writes `dst` and says how much was rounded."""
+    """Write `dst` and says how much was rounded."""
     config = float_config(src)
     check_destination(dst, overwrite)
     if Path(src).resolve() == Path(dst).resolve():
@@ -83,7 +83,7 @@ def quantise(src: str, dst: str, overwrite: bool) -> None:
 
 
 def folder_bytes(path: str) -> int:
-    """Bytes of all files below a folder."""
+    """Return bytes of all files below a folder."""
     return sum(file.stat().st_size for file in Path(path).rglob("*") if file.is_file())
 
 

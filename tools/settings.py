@@ -10,8 +10,8 @@ from typing import Any
 
 
 def parse_settings(settings: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """`--set key=value` groups as typed values: none, true, false, numbers, HEIGHTxWIDTH, lists of
-    integers (1,2,3) and words. `group.key=value` sets one key of a group."""
+    """Return `--set key=value` groups as typed values: none, true, false, numbers, HEIGHTxWIDTH,
+    lists of integers (1,2,3) and words. `group.key=value` sets one key of a group."""
     values: dict[str, Any] = {}
     for setting in (word for group in settings for word in group):
         key, separator, text = setting.partition("=")
@@ -47,7 +47,7 @@ def _value(text: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """A list or group as JSON or Python writes it."""
+    """Return a list or group as JSON or Python writes it."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
@@ -57,7 +57,7 @@ def _literal(text: str) -> Any:
 
 
 def as_settings(fields: Mapping[str, Any], group: str = "") -> dict[str, str]:
-    """Key -> text for every field, so that `parse_settings` gives the fields back."""
+    """Return key -> text for every field, so that `parse_settings` gives the fields back."""
     words: dict[str, str] = {}
     for name, value in fields.items():
         if isinstance(value, Mapping):

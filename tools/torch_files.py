@@ -42,7 +42,7 @@ _PROGRAMS = {
 
 
 def import_torch(purpose: str) -> Any:
-    """torch, or a ValueError that says what needs it."""
+    """Return torch, or a ValueError that says what needs it."""
     try:
         import torch
     except ImportError:
@@ -82,7 +82,7 @@ class TorchReader:
 
 
 def _entry_problem(key: Any, value: Any) -> str | None:
-    """Why an entry of a state dict is no tensor that numpy can hold; None when it is one."""
+    """Return why an entry of a state dict is no tensor that numpy can hold; None when it is one."""
     if not isinstance(key, str):
         return f"key {key!r} is {type(key).__name__}, not a string; this is no state dict"
     if not hasattr(value, "detach"):
@@ -112,7 +112,7 @@ def _numpy_has(dtype: Any) -> bool:
 
 
 def _load(path: Path) -> Any:
-    """The content of a torch file; the arguments that DiT's train.py stores are allowed."""
+    """Return the content of a torch file; the arguments that DiT's train.py stores are allowed."""
     torch = import_torch(f"a {path.suffix} file")
     require_checkpoint(path)
     try:
@@ -126,7 +126,7 @@ def _load(path: Path) -> Any:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why a file could not be loaded, as the rest of a sentence, and what helps."""
+    """Return why a file could not be loaded, as the rest of a sentence, and what helps."""
     for kind, remedy in _PROGRAMS.items():
         if kind in str(error):
             return remedy
@@ -149,7 +149,7 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _select(path: Path, content: Any, weights: str | None) -> tuple[str, Mapping[str, Any]]:
-    """(which weights, their tensors) of a file's content."""
+    """Return (which weights, their tensors) of a file's content."""
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} is a {type(content).__name__}, not a dict of tensors")
     for names in CONTAINERS:
@@ -165,7 +165,7 @@ def _select(path: Path, content: Any, weights: str | None) -> tuple[str, Mapping
 
 
 def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes a plain state dict; the file appears whole or never.
+    """Write a plain state dict; the file appears whole or never.
 
     Raises ValueError when the disk does not take it.
     """
@@ -179,7 +179,8 @@ def write_torch(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """The operating system's own error, where torch's writer raised another one on top of it."""
+    """Return the operating system's own error, where torch's writer raised another one on top of
+    it."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, OSError):
         cause = cause.__context__

@@ -23,7 +23,7 @@ class VerificationError(Exception):
 
 
 def verify(state: StateDict, layout: Layout, model_dir: Path, dtype: str) -> None:
-    """Prints max |difference| of every output; raises VerificationError above the tolerance.
+    """Print max |difference| of every output; raise VerificationError above the tolerance.
 
     `state` is the checkpoint under its own keys, `model_dir` what was made of it.
     """
@@ -71,7 +71,7 @@ def _nchw(image: Any) -> np.ndarray:
 
 
 def _call(method: Any, *inputs: Any) -> Any:
-    """One compiled call in full float32 precision."""
+    """Return one compiled call in full float32 precision."""
     import jax
     from flax import nnx
 

@@ -88,7 +88,7 @@ class Import:
         return sum(key in self.state for key in self.expected)
 
     def pieces(self, path: str) -> Iterator[tuple[int | None, np.ndarray]]:
-        """(place on the stacked axis, float32 numbers) of every piece of one leaf."""
+        """Yield (place on the stacked axis, float32 numbers) of every piece of one leaf."""
         for piece in self._plan[path]:
             stored = np.asarray(self.state[piece.key])
             self.dtypes.add(stored.dtype.name)
@@ -99,8 +99,8 @@ class Import:
                 self.progress(self.done, self.parameters)
 
     def unread(self, dtype: np.dtype) -> dict[str, UnreadLeaf]:
-        """Path -> leaf in `dtype`, to be read when it is written. A number that `dtype` cannot hold
-        is a problem."""
+        """Return path -> leaf in `dtype`, to be read when it is written. A number that `dtype`
+        cannot hold is a problem."""
 
         def reader(path: str) -> Callable[[], np.ndarray]:
             def read() -> np.ndarray:
@@ -125,7 +125,7 @@ class Import:
         return {path: UnreadLeaf(shape, dtype, reader(path)) for path, shape in self.shapes.items()}
 
     def _as_float32(self, piece: Piece, array: np.ndarray) -> np.ndarray:
-        """The part of a tensor that the piece is, as float32; notes what is wrong with it."""
+        """Return the part of a tensor that the piece is, as float32; note what is wrong with it."""
         floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
         name, rows = array.dtype.name, piece.slot.part_shape[0]
         if len(piece.slot.leaves) > 1:
@@ -142,7 +142,7 @@ class Import:
         return values
 
     def finish(self) -> None:
-        """Compares copies and the position table; raises ValueError for all problems at once."""
+        """Compare copies and the position table; raise ValueError for all problems at once."""
         for key, bad in self.non_finite.items():
             size = int(np.prod(self.state[key].shape))
             self.problems.append(f"{key!r} holds {bad} non-finite values of {size}")
@@ -194,7 +194,7 @@ def start_import(
     layout: Layout | None = None,
     progress: Progress | None = None,
 ) -> Import:
-    """Pairs a checkpoint with a configuration; only keys and shapes are looked at.
+    """Pair a checkpoint with a configuration; only keys and shapes are looked at.
 
     Raises one ValueError that lists every unused key, unfilled parameter and wrong shape, and one
     for a layout that cannot hold the model.
@@ -222,7 +222,7 @@ def import_params(
     layout: Layout | None = None,
     progress: Progress | None = None,
 ) -> tuple[Params, Import]:
-    """The parameters of `config` from a state dict, all of them in memory, and where from.
+    """Return the parameters of `config` from a state dict, all of them in memory, and where from.
 
     Raises what `start_import` raises, and one ValueError that lists every wrong dtype, non-finite
     tensor, copy that is none, and a position table that is not the analytic one.
@@ -236,8 +236,8 @@ def import_params(
 def export_params(
     params: Params, config: NetworkConfig, layout: str | Layout
 ) -> dict[str, np.ndarray]:
-    """The state dict of `params`, contiguous arrays in torch layout, with `pos_embed` where the
-    official one has it.
+    """Return the state dict of `params`, contiguous arrays in torch layout, with `pos_embed` where
+    the official one has it.
 
     Raises ValueError when `layout` cannot hold the model.
     """
@@ -262,7 +262,8 @@ def export_params(
 
 
 def position_table(config: NetworkConfig) -> np.ndarray:
-    """The table that an official file stores as `pos_embed`: [N, D] of the nominal token grid."""
+    """Return the table that an official file stores as `pos_embed`: [N, D] of the nominal token
+    grid."""
     if isinstance(config, PixArtConfig):
         return pixart.position_table(config)
     assert isinstance(config, LabelledConfig)
@@ -270,7 +271,7 @@ def position_table(config: NetworkConfig) -> np.ndarray:
 
 
 def position_problem(stored: Tensor, config: DenoiserConfig) -> str | None:
-    """Why a stored position table is not the analytic one of `config`; None when it is."""
+    """Return why a stored position table is not the analytic one of `config`; None when it is."""
     table = position_table(config)
     shape = (1, *table.shape)
     if tuple(stored.shape) != shape:
@@ -289,7 +290,7 @@ def position_problem(stored: Tensor, config: DenoiserConfig) -> str | None:
 
 
 def _overflow(values: np.ndarray, written: np.ndarray) -> int:
-    """How many finite values are no longer finite where they were written."""
+    """Return how many finite values are no longer finite where they were written."""
     if written.dtype == values.dtype or np.isfinite(written).all():
         return 0
     return int((np.isfinite(values) & ~np.isfinite(written)).sum())

@@ -25,7 +25,7 @@ def detect_config(
     hub: Mapping[str, Any] | None = None,
     layout: Layout | None = None,
 ) -> NetworkConfig:
-    """The configuration of a state dict.
+    """Return the configuration of a state dict.
 
     `name` is a named size or a member of a family, `overrides` are fields of the configuration;
     both are checked against the shapes. `stored` is the architecture that a file of ours carries,
@@ -65,7 +65,7 @@ class Beside:
 def _beside(
     layout: Layout, detector: Detector, hub: Mapping[str, Any], stored: Mapping[str, Any]
 ) -> Beside:
-    """Both companions; ValueError where they contradict each other."""
+    """Return both companions; ValueError where they contradict each other."""
     filled = _typed(layout, detector.from_hub(hub)) if hub else {}
     default = {field for field, entry in detector.assumed.items() if hub.get(entry) is None}
     said = {field: value for field, value in filled.items() if field not in default}
@@ -86,7 +86,7 @@ def _beside(
 def _asked(
     layout: Layout, name: str | None, overrides: Mapping[str, Any], beside: Beside
 ) -> dict[str, Any]:
-    """What the user says: the fields of a name, and single ones that overrule it."""
+    """Return what the user says: the fields of a name, and single ones that overrule it."""
     fields = network_fields(layout.config)
     aliases = family_of(layout.config).aliases
     given = {aliases.get(k, k) if k not in fields else k: v for k, v in overrides.items()}
@@ -110,7 +110,8 @@ def _asked(
 
 
 def _typed(layout: Layout, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the architecture in their types; ValueError for an unknown one and another type."""
+    """Return fields of the architecture in their types; ValueError for an unknown one and another
+    type."""
     fields = network_fields(layout.config)
     for key in said:
         if key not in fields:
@@ -196,7 +197,8 @@ def _check_differences(
 
 
 def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The softmax heads of the named size with this family, depth and width, if there is one."""
+    """Return the softmax heads of the named size with this family, depth and width, if there is
+    one."""
     if fields.get("mixer") not in SOFTMAX_MIXERS:
         return {}
     same = ("family", "depth", "hidden_size")
@@ -209,14 +211,14 @@ def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _agree(said: Any, value: Any) -> bool:
-    """Whether what was said describes the value, key by key for a group."""
+    """Return whether what was said describes the value, key by key for a group."""
     if isinstance(said, Mapping):
         return all(getattr(value, key, None) == part for key, part in said.items())
     return bool(_square(said) == _square(value))
 
 
 def _square(value: Any) -> Any:
-    """(16, 16) and 16 are one input size; lists and tuples are the same."""
+    """Return (16, 16) and 16 are one input size; lists and tuples are the same."""
     if isinstance(value, (tuple, list)):
         return value[0] if len(value) == 2 and value[0] == value[1] else tuple(value)
     return value

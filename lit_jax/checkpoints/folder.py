@@ -45,7 +45,7 @@ def save_model_dir(
     provenance: Mapping[str, Any],
     overwrite: bool = False,
 ) -> None:
-    """Writes a model folder: everything beside it under a temporary name, then one rename.
+    """Write a model folder: everything beside it under a temporary name, then one rename.
 
     Call it on one process. Raises ValueError when `path` exists and `overwrite` is False, and when
     it exists but is no model folder.
@@ -58,8 +58,8 @@ def save_model_dir(
 
 @contextlib.contextmanager
 def staged_model_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill beside `path`; it takes that name when the block ends without an error,
-    and vanishes otherwise. Raises ValueError as `save_model_dir` does."""
+    """Yield a folder to fill beside `path`; it takes that name when the block ends without an
+    error, and vanishes otherwise. Raises ValueError as `save_model_dir` does."""
     path = Path(path).absolute()
     check_destination(path, overwrite)
     with staged_folder(path, overwrite) as staged:
@@ -83,7 +83,7 @@ def write_config(
 
 
 def check_destination(path: str | Path, overwrite: bool) -> None:
-    """Raises ValueError unless a model folder may be written at `path`."""
+    """Raise ValueError unless a model folder may be written at `path`."""
     path = Path(path)
     check_parents(path)
     if path.is_symlink():
@@ -101,8 +101,8 @@ def check_destination(path: str | Path, overwrite: bool) -> None:
 
 
 def _not_of_a_model(path: Path) -> str | None:
-    """What keeps an existing folder from being replaced: only what this package wrote is ever
-    deleted, since a slip of the destination must not cost other files."""
+    """Return what keeps an existing folder from being replaced: only what this package wrote is
+    ever deleted, since a slip of the destination must not cost other files."""
     if not path.is_dir():
         return "it is a file"
     names = set(os.listdir(path))
@@ -120,13 +120,13 @@ def _not_of_a_model(path: Path) -> str | None:
 
 
 def check_local(path: str | Path, what: str) -> None:
-    """Raises ValueError for the address of an object store, which would become a local folder."""
+    """Raise ValueError for the address of an object store, which would become a local folder."""
     if ":/" in str(path):  # a Path has lost the second slash of gs://
         raise ValueError(f"{what} {path} is no path of a mounted file system; mount the storage")
 
 
 def check_parents(path: Path) -> None:
-    """Raises ValueError when a file stands where a folder above `path` has to be."""
+    """Raise ValueError when a file stands where a folder above `path` has to be."""
     for parent in path.absolute().parents:
         if parent.exists():
             if not parent.is_dir():
@@ -135,7 +135,7 @@ def check_parents(path: Path) -> None:
 
 
 def require_weights(path: str | Path) -> None:
-    """Raises ValueError unless `path` is a model folder or training workdir with finished weights.
+    """Raise ValueError unless `path` is a model folder or training workdir with finished weights.
 
     Looks at names only, so that a job can ask before it writes or compiles anything.
     """
@@ -143,7 +143,7 @@ def require_weights(path: str | Path) -> None:
 
 
 def read_config(path: str | Path) -> NetworkConfig:
-    """The architecture of a model folder or training workdir.
+    """Return the architecture of a model folder or training workdir.
 
     Raises ValueError when there is no `config.json`, or its fields are not exactly ours.
     """
@@ -163,7 +163,7 @@ def read_config(path: str | Path) -> NetworkConfig:
 
 
 def _stored_model(path: Path) -> dict[str, Any]:
-    """The "model" group of a folder's `config.json`, unchecked."""
+    """Return the "model" group of a folder's `config.json`, unchecked."""
     file = _config_file(path)
     try:
         content = json.loads(file.read_text())
@@ -176,7 +176,7 @@ def _stored_model(path: Path) -> dict[str, Any]:
 
 
 def read_denoiser_config(path: str | Path) -> DenoiserConfig:
-    """As `read_config`, for jobs on any denoiser; ValueError for any other network."""
+    """Return as `read_config`, for jobs on any denoiser; ValueError for any other network."""
     config = read_config(path)
     if not isinstance(config, DenoiserConfig):
         raise ValueError(f"{path} holds a {config.family}; a denoiser such as a DiT is needed")
@@ -186,7 +186,7 @@ def read_denoiser_config(path: str | Path) -> DenoiserConfig:
 def load_model_dir(
     path: str | Path, shardings: Params | None = None, param_dtype: Any = "float32"
 ) -> tuple[NetworkConfig, Params]:
-    """Configuration and parameters of a model folder or training workdir.
+    """Return configuration and parameters of a model folder or training workdir.
 
     Parameters are numpy arrays, or jax arrays placed by `shardings` (a tree of the same structure),
     in which case every process reads only its own shards. They are stored in float32 or bfloat16
@@ -234,13 +234,13 @@ def load_model_dir(
 
 
 def held_dtype(dtype: Any, param_dtype: Any) -> Any:
-    """What a parameter that is of type `dtype` in the network is held in when `param_dtype` is
-    asked for: integers and their scales stay what they are."""
+    """Return what a parameter that is of type `dtype` in the network is held in when `param_dtype`
+    is asked for: integers and their scales stay what they are."""
     return dtype_name(param_dtype) if dtype == np.float32 else dtype
 
 
 def load_model(model_dir: str | Path, dtype: Any = "float32", param_dtype: Any = "float32") -> Any:
-    """The model of a model folder or training workdir, computing in `dtype`.
+    """Return the model of a model folder or training workdir, computing in `dtype`.
 
     What comes back is the network that was stored: DiT, PixArt, AutoencoderKL, T5Encoder or
     FIDInception. Parameters are held in `param_dtype`; bfloat16 halves the memory of a large frozen
@@ -260,7 +260,7 @@ def _config_file(path: Path) -> Path:
 
 
 def _params_location(path: Path) -> tuple[Path, str | None]:
-    """The orbax directory, and the entry of its tree that holds the parameters."""
+    """Return the orbax directory, and the entry of its tree that holds the parameters."""
     _config_file(path)
     directory, entry = path / PARAMS, None
     if not directory.is_dir():
@@ -277,7 +277,7 @@ def _params_location(path: Path) -> tuple[Path, str | None]:
 
 
 def _check_shapes(path: Path, stored: Params, target: Params) -> None:
-    """Compares names and shapes on disk with those of the configuration."""
+    """Compare names and shapes on disk with those of the configuration."""
     on_disk = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(stored, sep="/").items()}
     needed = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(target, sep="/").items()}
     differences = [

@@ -22,7 +22,7 @@ DIFFUSERS_VERSION = "0.42.1"
 
 
 def hub_config(config: NetworkConfig) -> tuple[dict[str, Any], str]:
-    """(config.json, name of the weight file) of a network.
+    """Return (config.json, name of the weight file) of a network.
 
     Raises ValueError for a network that neither library has.
     """
@@ -38,7 +38,7 @@ def hub_config(config: NetworkConfig) -> tuple[dict[str, Any], str]:
 
 
 def as_written(config: NetworkConfig, layout: Layout) -> NetworkConfig:
-    """The configuration of what a file of `layout` holds of a network."""
+    """Return the configuration of what a file of `layout` holds of a network."""
     if "y_embedder/null_caption" in unwritten(config, layout):
         assert isinstance(config, PixArtConfig)
         return dataclasses.replace(config, model_max_length=None)
@@ -46,7 +46,7 @@ def as_written(config: NetworkConfig, layout: Layout) -> NetworkConfig:
 
 
 def _transformer(config: DiTConfig | PixArtConfig) -> dict[str, Any]:
-    """Fields that both diffusion transformers of diffusers have."""
+    """Return fields that both diffusion transformers of diffusers have."""
     return {
         "_diffusers_version": DIFFUSERS_VERSION,
         "num_attention_heads": config.num_heads,

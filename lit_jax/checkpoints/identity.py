@@ -21,7 +21,8 @@ from lit_jax.storage.files import sha256_file
 
 
 def params_sha256(params: Params) -> str:
-    """sha256 (hex) over paths, dtypes, shapes and bytes of all leaves, in the order of the paths.
+    """Return sha256 (hex) over paths, dtypes, shapes and bytes of all leaves, in the order of the
+    paths.
 
     The same for a model folder and for the workdir it was written from.
     """
@@ -55,7 +56,7 @@ class VaeIdentity:
     latent_channels: int
 
     def require_same(self, other: VaeIdentity, ours: str, theirs: str) -> None:
-        """Raises ValueError unless `other` has the same latents: encoder and scale. Decoders may
+        """Raise ValueError unless `other` has the same latents: encoder and scale. Decoders may
         differ, as those of sd-vae-ft-ema and sd-vae-ft-mse. `ours` and `theirs` say where the two
         come from, e.g. "the latents in data/x"."""
         mine, given = self.encoder_sha256, other.encoder_sha256
@@ -68,7 +69,7 @@ class VaeIdentity:
 
 
 def vae_identity(path: str | Path) -> VaeIdentity:
-    """The identity of the autoencoder in a model folder. Reads its parameters once.
+    """Return the identity of the autoencoder in a model folder. Reads its parameters once.
 
     Raises ValueError when the folder holds another kind of network.
     """
@@ -106,7 +107,7 @@ class LeafSum:
 
 
 def tree_sha256(sums: Mapping[str, str]) -> str:
-    """One sha256 (hex) from those of all leaves (path -> `LeafSum`), whatever their order.
+    """Return one sha256 (hex) from those of all leaves (path -> `LeafSum`), whatever their order.
 
     Unlike `params_sha256` it can be made while leaves pass by one after another.
     """
@@ -132,7 +133,7 @@ class TextEncoderIdentity:
     weights: str
 
     def require_same(self, other: TextEncoderIdentity, ours: str, theirs: str) -> None:
-        """Raises ValueError unless `other` is the same network with the same tokenizer. `ours` and
+        """Raise ValueError unless `other` is the same network with the same tokenizer. `ours` and
         `theirs` say where the two come from, e.g. "the text features in data/x"."""
         for what, mine, given in (
             ("weights", self.sha256, other.sha256),
@@ -147,8 +148,8 @@ class TextEncoderIdentity:
 
 
 def text_encoder_identity(path: str | Path) -> TextEncoderIdentity:
-    """The identity of the T5 in a model folder, in no time where a conversion has recorded the
-    sum of its numbers; otherwise they are read once.
+    """Return the identity of the T5 in a model folder, in no time where a conversion has recorded
+    the sum of its numbers; otherwise they are read once.
 
     Raises ValueError when the folder holds another kind of network, or no tokenizer.
     """
@@ -173,8 +174,8 @@ def text_encoder_identity(path: str | Path) -> TextEncoderIdentity:
 
 
 def float_sha256(path: str | Path) -> str:
-    """`tree_sha256` of a model folder: as its provenance says, else of its parameters, which are
-    then read leaf by leaf."""
+    """Return `tree_sha256` of a model folder: as its provenance says, else of its parameters, which
+    are then read leaf by leaf."""
     provenance = json.loads((Path(path) / CONFIG).read_text()).get("provenance")
     if provenance and FLOAT_SHA256 in provenance:
         return str(provenance[FLOAT_SHA256])

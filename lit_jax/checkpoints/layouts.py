@@ -16,12 +16,12 @@ EXPORT_LAYOUTS = tuple(dict.fromkeys(lay.name for lay in LAYOUTS if lay.name not
 
 
 def layouts_for(config: NetworkConfig) -> tuple[Layout, ...]:
-    """The layouts that can hold `config`."""
+    """Return the layouts that can hold `config`."""
     return tuple(lay for lay in LAYOUTS if isinstance(config, lay.config) and lay.holds(config))
 
 
 def layout_of(keys: Collection[str]) -> Layout:
-    """The layout of a state dict, by its marks.
+    """Return the layout of a state dict, by its marks.
 
     Raises ValueError naming what was looked for, when there is none or more than one.
     """

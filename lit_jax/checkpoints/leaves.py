@@ -18,8 +18,8 @@ from lit_jax.models.registry import NetworkConfig
 
 
 def stored_leaves(model_dir: str | Path) -> tuple[NetworkConfig, dict[str, UnreadLeaf]]:
-    """Configuration of a model folder, and path -> leaf, each to be read as float32 (int8 as it
-    is) when it is asked for. Raises ValueError when there is no such folder with parameters."""
+    """Return configuration of a model folder, and path -> leaf, each to be read as float32 (int8 as
+    it is) when it is asked for. Raises ValueError when there is no such folder with parameters."""
     path = Path(model_dir).absolute()
     require_weights(path)
     if not (path / PARAMS).is_dir():
@@ -32,7 +32,7 @@ def stored_leaves(model_dir: str | Path) -> tuple[NetworkConfig, dict[str, Unrea
 
 
 def stored_dtypes(model_dir: str | Path) -> tuple[str, ...]:
-    """What the parameters of a model folder are stored in, as ("bfloat16",)."""
+    """Return what the parameters of a model folder are stored in, as ("bfloat16",)."""
     tree = ocp.PyTreeCheckpointHandler().metadata(Path(model_dir).absolute() / PARAMS).tree
     return tuple(sorted({str(np.dtype(leaf.dtype)) for leaf in jax.tree.leaves(tree)}))
 

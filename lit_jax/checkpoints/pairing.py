@@ -54,7 +54,7 @@ class Slot:
 
 
 def layout_named(config: NetworkConfig, name: str) -> Layout:
-    """The layout `name` of `config`; ValueError that lists the ones which can hold it."""
+    """Return the layout `name` of `config`; ValueError that lists the ones which can hold it."""
     fitting = layouts_for(config)
     for layout in fitting:
         if layout.name == name:
@@ -69,12 +69,12 @@ def layout_named(config: NetworkConfig, name: str) -> Layout:
 
 
 def abstract_leaves(config: NetworkConfig) -> dict[str, Any]:
-    """Path -> shape and dtype of every parameter."""
+    """Return path -> shape and dtype of every parameter."""
     return traverse_util.flatten_dict(abstract_params(config), sep="/")
 
 
 def slots(layout: Layout, config: NetworkConfig) -> dict[str, Slot]:
-    """Every key that a checkpoint of `config` has in `layout`, except the droppable ones.
+    """Return every key that a checkpoint of `config` has in `layout`, except the droppable ones.
 
     Parameters that the layout omits need none. Raises ValueError when the layout has no row for
     another parameter.
@@ -98,14 +98,15 @@ def slots(layout: Layout, config: NetworkConfig) -> dict[str, Slot]:
 
 
 def unwritten(config: NetworkConfig, layout: Layout) -> list[str]:
-    """Parameters of `config` that an exported file of `layout` does not hold."""
+    """Return parameters of `config` that an exported file of `layout` does not hold."""
     return sorted(set(layout.omits) & set(abstract_leaves(config)))
 
 
 def _matches(
     row: Row, leaves: Mapping[str, Any]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, int]]]:
-    """Existing leaves that the row's targets stand for, and the numbers of its placeholders."""
+    """Yield existing leaves that the row's targets stand for, and the numbers of its
+    placeholders."""
     if "{" not in row.targets[0]:
         if all(target in leaves for target in row.targets):
             yield row.targets, {}
@@ -148,7 +149,7 @@ def _slots_of(
 def structural_problems(
     state: StateDict, expected: Mapping[str, Slot], layout: Layout
 ) -> list[str]:
-    """Keys and shapes that do not fit, before a single number is read."""
+    """Return keys and shapes that do not fit, before a single number is read."""
     problems = []
     for key in state:
         if key not in expected and layout.reason_to_drop(key) is None:
@@ -168,7 +169,7 @@ def structural_problems(
 
 
 def stand_in(key: str, state: StateDict, expected: Mapping[str, Slot]) -> str | None:
-    """A present copy that may take the place of the missing `key`."""
+    """Return a present copy that may take the place of the missing `key`."""
     for other, slot in expected.items():
         if slot.copy_of == key and slot.optional and other in state:
             return other

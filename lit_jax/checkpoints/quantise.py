@@ -75,7 +75,7 @@ def _rounded(matrix: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Ar
 
 
 def float_config(model_dir: str | Path) -> T5Config:
-    """The configuration of a T5 with float weights; ValueError for any other network."""
+    """Return the configuration of a T5 with float weights; ValueError for any other network."""
     config = read_config(model_dir)
     if not isinstance(config, T5Config):
         raise ValueError(f"{model_dir} holds a {config.family}; int8 weights exist for a T5")
@@ -90,7 +90,7 @@ def float_config(model_dir: str | Path) -> T5Config:
 def quantise_t5(
     src: str | Path, dst: str | Path, overwrite: bool = False, progress: Progress = lambda n: None
 ) -> dict[str, float]:
-    """Writes `dst`, the model folder of the T5 in `src` with int8 matrices; `dst` appears whole or
+    """Write `dst`, the model folder of the T5 in `src` with int8 matrices; `dst` appears whole or
     not at all. Returns the relative error of the rounding per matrix (path -> largest of a stack).
 
     One leaf is in memory at a time. The tokenizer is copied, the provenance kept; its
@@ -117,7 +117,7 @@ def quantise_t5(
 def int8_leaves(
     src: str | Path, config: T5Config, progress: Progress
 ) -> tuple[dict[str, Matrix], dict[str, UnreadLeaf]]:
-    """The matrices of a T5 with float weights, and the leaves of `config`, its int8 form."""
+    """Return the matrices of a T5 with float weights, and the leaves of `config`, its int8 form."""
     stored = stored_leaves(src)[1]
     wanted = abstract_leaves(config)
     matrices = {

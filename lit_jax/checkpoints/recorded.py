@@ -16,12 +16,12 @@ VAE, TEXT_ENCODER = "vae", "text_encoder"
 
 
 def recorded_vae(model: str | Path) -> VaeIdentity | None:
-    """The VAE whose latents a model was trained on; None when its folder does not say."""
+    """Return the VAE whose latents a model was trained on; None when its folder does not say."""
     return _recorded(model, VAE, VaeIdentity)
 
 
 def recorded_text_encoder(model: str | Path) -> TextEncoderIdentity | None:
-    """The text encoder a model was trained with; None when its folder does not say."""
+    """Return the text encoder a model was trained with; None when its folder does not say."""
     return _recorded(model, TEXT_ENCODER, TextEncoderIdentity)
 
 

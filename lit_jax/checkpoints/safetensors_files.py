@@ -77,7 +77,8 @@ class SafetensorsReader:
 
 
 def _architecture(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The stored architecture. Raises ValueError for one that this package has not written."""
+    """Return the stored architecture. Raises ValueError for one that this package has not
+    written."""
     try:
         stored = json.loads(metadata.get(ARCHITECTURE_KEY, "{}"))
     except json.JSONDecodeError:
@@ -92,8 +93,8 @@ def _architecture(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _truncation(path: Path) -> str | None:
-    """How much of a safetensors file is missing, by its own header; None if nothing is, or if it
-    has no such header."""
+    """Return how much of a safetensors file is missing, by its own header; None if nothing is, or
+    if it has no such header."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(8)
@@ -120,7 +121,7 @@ def _truncation(path: Path) -> str | None:
 def write_safetensors(
     path: str | Path, state: Mapping[str, np.ndarray], config: NetworkConfig
 ) -> None:
-    """Writes `state` with the architecture in its metadata; the file appears whole or never.
+    """Write `state` with the architecture in its metadata; the file appears whole or never.
 
     Raises ValueError when the disk does not take it.
     """

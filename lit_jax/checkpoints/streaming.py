@@ -68,7 +68,7 @@ class UnreadLeafHandler(ocp.type_handlers.NumpyHandler):
 
 
 def batches(sizes: Sequence[int], limit: int = BATCH_BYTES) -> list[list[int]]:
-    """Consecutive indices whose sizes sum to at most `limit`, a larger one alone."""
+    """Return consecutive indices whose sizes sum to at most `limit`, a larger one alone."""
     found: list[list[int]] = []
     room = 0
     for n, size in enumerate(sizes):
@@ -81,7 +81,7 @@ def batches(sizes: Sequence[int], limit: int = BATCH_BYTES) -> list[list[int]]:
 
 
 def write_unread(directory: Path, leaves: Mapping[str, UnreadLeaf]) -> None:
-    """Writes a flat mapping (path -> leaf) as the nested tree that `StandardCheckpointer` would."""
+    """Write a flat mapping (path -> leaf) as the nested tree that `StandardCheckpointer` would."""
     registry = ocp.type_handlers.create_type_handler_registry(
         (UnreadLeaf, UnreadLeafHandler()),
         # Without one for its own arrays orbax warns.

@@ -52,7 +52,7 @@ TRAINER_FILES = (
 
 
 def locate(path: str | Path, suffixes: tuple[str, ...]) -> Source:
-    """The weight files that a user means by a file, an index or a folder.
+    """Return the weight files that a user means by a file, an index or a folder.
 
     In a folder safetensors are preferred to pickled files whose names mean the same weights. Raises
     ValueError that lists what was found when it is not exactly one checkpoint.
@@ -110,13 +110,13 @@ def _is_safe(name: str) -> bool:
 
 
 def _weights_name(name: str) -> str:
-    """What a file or index is named after, whatever its form."""
+    """Return what a file or index is named after, whatever its form."""
     stem = Path(name.removesuffix(_INDEX)).stem
     return _SAME_WEIGHTS.get(stem, stem)
 
 
 def _from_index(path: Path) -> Source:
-    """All shards that an index file names."""
+    """Return all shards that an index file names."""
     weight_map = _json(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ValueError(f"{path} is no index of shards: it has no weight_map")
@@ -131,7 +131,7 @@ def _from_index(path: Path) -> Source:
 
 
 def _hub_config(folder: Path) -> dict[str, Any]:
-    """The config.json of diffusers or transformers in `folder`."""
+    """Return the config.json of diffusers or transformers in `folder`."""
     file = folder / "config.json"
     content = _json(file) if file.is_file() else {}
     return content if "_class_name" in content or "model_type" in content else {}
@@ -148,7 +148,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def require_checkpoint(path: Path) -> None:
-    """Raises ValueError for what often lies where a weight file should be."""
+    """Raise ValueError for what often lies where a weight file should be."""
     with open(path, "rb") as file:
         start = file.read(512)
     if not start:
@@ -186,7 +186,8 @@ class StoredTensor:
 def join_shards(
     source: Source, open_file: Callable[[Path], Reader]
 ) -> tuple[dict[str, StoredTensor], list[Reader]]:
-    """All tensors of a source. Raises ValueError that lists every disagreement with its index."""
+    """Return all tensors of a source. Raises ValueError that lists every disagreement with its
+    index."""
     readers = {file: open_file(file) for file in source.files}
     state: dict[str, StoredTensor] = {}
     problems = []
@@ -211,7 +212,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 
 def without_wrappers(keys: Collection[str]) -> dict[str, str]:
-    """Key -> key without the prefixes of WRAPPERS that all keys share."""
+    """Return key -> key without the prefixes of WRAPPERS that all keys share."""
     names = {key: key for key in keys}
     while names:
         shared = [w for w in WRAPPERS if all(name.startswith(w) for name in names.values())]
@@ -223,7 +224,7 @@ def without_wrappers(keys: Collection[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def new_parents(path: str | Path) -> Iterator[None]:
-    """Makes the folders above `path`; those that were missing vanish when the block fails."""
+    """Make the folders above `path`; those that were missing vanish when the block fails."""
     path = Path(path).absolute()
     missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,7 +239,7 @@ def new_parents(path: str | Path) -> Iterator[None]:
 
 
 def cannot_write(path: str | Path, error: BaseException) -> ValueError:
-    """What a library said when the disk refused, in one line that names the file."""
+    """Return what a library said when the disk refused, in one line that names the file."""
     text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
     # The libraries give a chain of causes; the operating system's word is the last.
     if found := re.search(r"([^:]+?) [(\[]os[ _]error", text):
@@ -247,8 +248,8 @@ def cannot_write(path: str | Path, error: BaseException) -> ValueError:
 
 
 def fingerprint(files: Collection[Path]) -> dict[str, Any]:
-    """Provenance of one or several files: `sha256` of the file, or of the list of all shards'
-    sums ("SUM  NAME" lines, as sha256sum prints them) which is then given as `files`."""
+    """Return provenance of one or several files: `sha256` of the file, or of the list of all
+    shards' sums ("SUM NAME" lines, as sha256sum prints them) which is then given as `files`."""
     sums = {file.name: sha256_file(file) for file in files}
     if len(sums) == 1:
         return {"sha256": next(iter(sums.values()))}

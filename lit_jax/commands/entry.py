@@ -59,7 +59,7 @@ def run_sample(given: flags.FlagValues) -> None:
 
 
 def sampling(given: flags.FlagValues) -> Callable[[str | Path], Path]:
-    """`draw(folder)` runs the sample job as these flags say."""
+    """Return `draw(folder)` runs the sample job as these flags say."""
     labels = command_line.numbers(given, "labels", int)
     interval = command_line.numbers(given, "cfg_interval", float)
     if len(interval) not in (0, 2):

@@ -133,7 +133,7 @@ JOB_FLAGS["cost"] = (
 
 
 def declare(job: str) -> flags.FlagValues:
-    """The flags of `job`, not parsed yet."""
+    """Return the flags of `job`, not parsed yet."""
     declared = flags.FlagValues()
     for define, name, default, about in JOB_FLAGS[job]:
         define(name, default, about, flag_values=declared)
@@ -143,8 +143,8 @@ def declare(job: str) -> flags.FlagValues:
 
 
 def parse(declared: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Gives the flags their values. `argv` starts with the name of the program, as `sys.argv`,
-    where ml_collections looks up overrides (`--config.x.y=v`).
+    """Give the flags their values. `argv` starts with the name of the program, as `sys.argv`, where
+    ml_collections looks up overrides (`--config.x.y=v`).
 
     Raises ValueError, with one line that names the flag, for anything wrong on the command line.
     """
@@ -171,7 +171,7 @@ def parse(declared: flags.FlagValues, argv: Sequence[str]) -> None:
 
 
 def numbers(declared: flags.FlagValues, name: str, kind: type) -> tuple[Any, ...]:
-    """The value of a flag that lists numbers with commas in between."""
+    """Return the value of a flag that lists numbers with commas in between."""
     text = getattr(declared, name)
     try:
         return tuple(kind(part) for part in text.split(",") if part)
@@ -180,7 +180,7 @@ def numbers(declared: flags.FlagValues, name: str, kind: type) -> tuple[Any, ...
 
 
 def _missing_key(error: Any) -> str:
-    """What ml_collections says of a key that is not there; it names the nearest one."""
+    """Return what ml_collections says of a key that is not there; it names the nearest one."""
     while isinstance(error, Exception):
         error = error.args[0]
     return f"--config has no key {error}" if error.startswith("'") else f"--config: {error}"

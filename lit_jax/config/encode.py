@@ -17,8 +17,8 @@ _KIND = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def caption_kind(name: str) -> str:
-    """What captions in files that end in `name` are called: "long.txt" -> "long", and "txt" is
-    "txt". Names of features stay what they are. A kind has no dot, so that it may be a key of a
+    """Return what captions in files that end in `name` are called: "long.txt" -> "long", and "txt"
+    is "txt". Names of features stay what they are. A kind has no dot, so that it may be a key of a
     config."""
     return name.removesuffix(".txt")
 

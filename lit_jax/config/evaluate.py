@@ -52,7 +52,8 @@ class ReferenceConfig:
 
 
 def tfds_name(source: str) -> tuple[str, str]:
-    """("imagenet2012", "validation") of "tfds:imagenet2012:validation"; ValueError otherwise."""
+    """Return ("imagenet2012", "validation") of "tfds:imagenet2012:validation"; ValueError
+    otherwise."""
     parts = source.split(":")
     require(
         len(parts) == 3 and all(parts), f"--reference {source!r} is not of the form tfds:NAME:SPLIT"

@@ -105,7 +105,7 @@ class GenerateConfig:
 
 
 def parse_size(text: str) -> tuple[int, int] | None:
-    """(768, 1344) of "768x1344", height first; None of "". ValueError otherwise."""
+    """Return (768, 1344) of "768x1344", height first; None of "". ValueError otherwise."""
     if not text:
         return None
     found = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
@@ -115,7 +115,8 @@ def parse_size(text: str) -> tuple[int, int] | None:
 
 
 def parse_aspect_ratio(text: str) -> tuple[int, int]:
-    """(9, 16), height first, of "16:9", which is width to height. ValueError for anything else."""
+    """Return (9, 16), height first, of "16:9", which is width to height. ValueError for anything
+    else."""
     found = re.fullmatch(r"([1-9]\d*):([1-9]\d*)", text.strip())
     if found is None:
         raise ValueError(f"--aspect_ratio {text!r} is not of the form WIDTH:HEIGHT, as 16:9")

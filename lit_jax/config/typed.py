@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ValueError:
-    """The error for a name that is no row of a table: lists the rows and the nearest one."""
+    """Return the error for a name that is no row of a table: lists the rows and the nearest one."""
     rows = sorted(known)
     lower = {row.lower(): row for row in rows}
     near = difflib.get_close_matches(str(name).lower(), lower, n=1, cutoff=0.5)
@@ -41,19 +41,19 @@ LIMITS: dict[str, Callable[[Any], bool]] = {
 
 
 def limit(config: Any, bound: str, *keys: str) -> None:
-    """Refuses fields outside a row of LIMITS, NaN included. Keys as the user writes them."""
+    """Refuse fields outside a row of LIMITS, NaN included. Keys as the user writes them."""
     for key in keys:
         value = getattr(config, key.split(".")[-1])
         require(LIMITS[bound](value), f"{key} is {value!r}; it must be {bound}")
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
-    """Builds the dataclass `cls` from a (nested) mapping, strictly; see `typed_fields`."""
+    """Build the dataclass `cls` from a (nested) mapping, strictly; see `typed_fields`."""
     return cls(**typed_fields(cls, values, where))
 
 
 def typed_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`values` for some fields of the dataclass `cls`, as the types of those fields.
+    """Return `values` for some fields of the dataclass `cls`, as the types of those fields.
 
     Raises ValueError for an unknown key (naming the nearest one) and for a value of another type.
     """
@@ -68,7 +68,7 @@ def typed_fields(cls: type, values: Mapping[str, Any], where: str) -> dict[str, 
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`; integers are accepted where floats are asked for."""
+    """Return `value` as the type `hint`; integers are accepted where floats are asked for."""
     if dataclasses.is_dataclass(hint):
         if isinstance(value, hint):  # type: ignore[arg-type]
             return value

@@ -57,7 +57,8 @@ _RESOLUTION, _UNIT = 1024, 64
 
 
 def sizes(resolution: int, multiple: int = 1) -> tuple[tuple[int, int], ...]:
-    """(height, width) in pixels of the 40 buckets at a resolution, in the order of the table.
+    """Return (height, width) in pixels of the 40 buckets at a resolution, in the order of the
+    table.
 
     Raises ValueError when sides would not be multiples of `multiple` pixels: they are 8 to 32 units
     of resolution / 16.
@@ -75,7 +76,7 @@ def sizes(resolution: int, multiple: int = 1) -> tuple[tuple[int, int], ...]:
 
 
 def nearest(height: int, width: int, resolution: int) -> tuple[int, int]:
-    """(height, width) of the bucket of an image: that with the nearest height / width.
+    """Return (height, width) of the bucket of an image: that with the nearest height / width.
 
     Raises ValueError for a ratio beyond MAX_RATIO, and for a resolution without buckets.
     """

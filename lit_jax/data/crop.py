@@ -20,7 +20,7 @@ MAX_PIXELS = 200_000_000
 
 
 def center_crop(image: Image.Image, size: int) -> np.ndarray:
-    """The central square of an RGB image: uint8 [size, size, 3].
+    """Return the central square of an RGB image: uint8 [size, size, 3].
 
     1. While the shorter side is at least 2 `size`: both sides are halved (floor) with a box filter.
     2. Bicubic resampling to sides round(side * size / shorter side).
@@ -47,7 +47,8 @@ def center_crop(image: Image.Image, size: int) -> np.ndarray:
 
 
 def fill_crop(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """The centre of an RGB image that just fills `height` x `width`: uint8 [height, width, 3].
+    """Return the centre of an RGB image that just fills `height` x `width`: uint8 [height, width,
+    3].
 
     Bicubic resampling until the tighter side matches (the other one rounded down), then the central
     pixels. Raises ValueError for another mode than RGB.

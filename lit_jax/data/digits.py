@@ -39,17 +39,17 @@ _CITATION = """@misc{alpaydin1998optdigits,
 
 
 def level_to_grey(levels: np.ndarray) -> np.ndarray:
-    """Levels 0..16 of any shape to uint8 grey values 0..255, rounded to the nearest."""
+    """Return levels 0..16 of any shape to uint8 grey values 0..255, rounded to the nearest."""
     return np.rint(np.asarray(levels, np.float64) * 255 / (NUM_LEVELS - 1)).astype(np.uint8)
 
 
 def grey_to_level(greys: np.ndarray) -> np.ndarray:
-    """The exact inverse of `level_to_grey`: uint8 grey values to uint8 levels 0..16."""
+    """Return the exact inverse of `level_to_grey`: uint8 grey values to uint8 levels 0..16."""
     return np.rint(np.asarray(greys, np.float64) * (NUM_LEVELS - 1) / 255).astype(np.uint8)
 
 
 def heldout_mask(labels: np.ndarray, per_class: int = HELDOUT_PER_CLASS) -> np.ndarray:
-    """Which examples are held out: bool [N] for int labels [N].
+    """Return which examples are held out: bool [N] for int labels [N].
 
     Of the n examples of a class, the one of rank r (0-based, in the given order) is held out when
     floor((r + 1) k / n) exceeds floor(r k / n), k = `per_class`: exactly k of them, evenly spread.
@@ -115,12 +115,12 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def builder(data_dir: str | os.PathLike[str]) -> Digits:
-    """The builder under `data_dir`, writing and reading ArrayRecord. Touches no file."""
+    """Return the builder under `data_dir`, writing and reading ArrayRecord. Touches no file."""
     return Digits(data_dir=os.fspath(data_dir), file_format="array_record")
 
 
 def prepare(data_dir: str | os.PathLike[str]) -> tfds.core.DatasetInfo:
-    """Writes the data set under `data_dir/digits/1.0.0` unless it is there already.
+    """Write the data set under `data_dir/digits/1.0.0` unless it is there already.
 
     Progress bars go to stderr. TFDS writes into a temporary folder and renames it, so an
     interrupted call leaves nothing that looks complete.

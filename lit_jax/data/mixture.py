@@ -29,7 +29,8 @@ class Schedule:
         self._before = {0: np.zeros(len(counts), np.int64)}
 
     def at(self, position: int) -> tuple[int, int]:
-        """The bucket of global batch `position`, and how many batches of that bucket came before.
+        """Return the bucket of global batch `position`, and how many batches of that bucket came
+        before.
 
         Draws all the blocks up to there that were not drawn yet: about 0.1 s for a million batches.
         """
@@ -53,7 +54,7 @@ class Schedule:
 
 @functools.lru_cache(maxsize=8)
 def _drawn(bounds: tuple[int, ...], seed: int, block: int) -> np.ndarray:
-    """The buckets of the batches of a block: int [BLOCK]."""
+    """Return the buckets of the batches of a block: int [BLOCK]."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, block], np.uint64)))
     return np.searchsorted(bounds, generator.integers(bounds[-1], size=BLOCK), side="right")
 
@@ -78,7 +79,7 @@ class Reshuffled:
 # Of 40 buckets, the epoch that ends and the one that begins.
 @functools.lru_cache(maxsize=80)
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of 0 .. count - 1: uint32 [count]."""
+    """Return a permutation of 0 .. count - 1: uint32 [count]."""
     generator = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return generator.permutation(np.arange(count, dtype=np.uint32))
 

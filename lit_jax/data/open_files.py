@@ -9,7 +9,7 @@ OTHER_FILES = 512
 
 
 def allow_open_files(count: int) -> None:
-    """Raises this process's own limit, usually 1024 files, to `count` and what a job needs beside.
+    """Raise this process's own limit, usually 1024 files, to `count` and what a job needs beside.
 
     Raises ValueError when the system does not allow as many.
     """

@@ -45,6 +45,6 @@ class Seeds(NamedTuple):
 
 
 def seeds(*numbers: int) -> Seeds:
-    """Seeds that have nothing to do with each other, nor with those of other numbers."""
+    """Return seeds that have nothing to do with each other, nor with those of other numbers."""
     words = np.random.SeedSequence(numbers).generate_state(4, dtype=np.uint32)
     return Seeds(*(int(word) for word in words))

@@ -65,14 +65,15 @@ DATASETS: dict[str, DatasetSpec] = {
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-    """The row `name` of the registry; ValueError lists the known names and the nearest one."""
+    """Return the row `name` of the registry; ValueError lists the known names and the nearest
+    one."""
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
     return DATASETS[name]
 
 
 def prepare(name: str, data_dir: PathLike) -> tfds.core.DatasetInfo:
-    """Writes data set `name` as ArrayRecord under `data_dir` unless it is there already.
+    """Write data set `name` as ArrayRecord under `data_dir` unless it is there already.
 
     Shows progress on stderr; atomic, so that it may be repeated after an interruption. On several
     hosts that share `data_dir`, call it on one of them only.
@@ -83,7 +84,8 @@ def prepare(name: str, data_dir: PathLike) -> tfds.core.DatasetInfo:
 
 
 def num_examples(name: str, split: str) -> int:
-    """Number of examples of a split, without reading anything. ValueError for unknown names."""
+    """Return number of examples of a split, without reading anything. ValueError for unknown
+    names."""
     splits = dataset_spec(name).splits
     if split not in splits:
         raise unknown_name(f"split of {name}", split, splits)
@@ -91,7 +93,8 @@ def num_examples(name: str, split: str) -> int:
 
 
 def open_split(name: str, data_dir: PathLike, split: str) -> Sequence[Mapping[str, Any]]:
-    """Random access to the stored examples {"image": encoded bytes, "label": int} of a split.
+    """Return random access to the stored examples {"image": encoded bytes, "label": int} of a
+    split.
 
     Raises ValueError for an unknown name or split, and when the data set is not prepared.
     """
@@ -116,7 +119,7 @@ def open_split(name: str, data_dir: PathLike, split: str) -> Sequence[Mapping[st
 
 
 def load_split(name: str, data_dir: PathLike, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """A whole split in its stored order: images uint8 [N, H, W, C] and labels int32 [N]."""
+    """Return a whole split in its stored order: images uint8 [N, H, W, C] and labels int32 [N]."""
     source = open_split(name, data_dir, split)
     examples = [source[i] for i in range(len(source))]
     images_NxHxWxC = np.stack([transforms.decode_image(e["image"]) for e in examples])
@@ -124,7 +127,7 @@ def load_split(name: str, data_dir: PathLike, split: str) -> tuple[np.ndarray, n
 
 
 def is_latents(name: str, data_dir: PathLike) -> bool:
-    """Whether `name` is a folder of latents under `data_dir` and not a row of the registry.
+    """Return whether `name` is a folder of latents under `data_dir` and not a row of the registry.
 
     Raises ValueError when it is neither.
     """
@@ -154,7 +157,7 @@ def make_train_iterator(
     caption_weights: Mapping[str, float] = MappingProxyType({}),
     workers: int = 0,
 ) -> BatchStream:
-    """An endless stream of training batches of one host.
+    """Return an endless stream of training batches of one host.
 
     A batch of pixels is {"image": float32 [b, H, W, C] in [-1, 1], "label": int32 [b]} with
     b = batch_size / shard_count: the rows of host `shard_index` (see the module docstring). A batch

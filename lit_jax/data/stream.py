@@ -73,7 +73,7 @@ class BatchStream(Iterator[Batch]):
         return self._position
 
     def seek(self, position: int) -> None:
-        """Makes global batch `position` (0-based) the next one. Costs nothing: no batch is read to
+        """Make global batch `position` (0-based) the next one. Costs nothing: no batch is read to
         get there. Raises ValueError below 0."""
         if position < 0:
             raise ValueError(f"data position is {position}; it must be at least 0")
@@ -91,7 +91,7 @@ class BatchStream(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Ends threads and worker processes, and waits for them."""
+        """End threads and worker processes, and waits for them."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -109,8 +109,9 @@ class BatchStream(Iterator[Batch]):
 
 @contextlib.contextmanager
 def _signals_left_to_the_job() -> Iterator[None]:
-    """Processes that start inside ignore Ctrl-C and SIGTERM, which a terminal or a scheduler sends
-    to all: the job takes its last step and its checkpoint first, and needs batches to get there.
+    """Yield processes that start inside ignore Ctrl-C and SIGTERM, which a terminal or a scheduler
+    sends to all: the job takes its last step and its checkpoint first, and needs batches to get
+    there.
 
     A process inherits the signals its parent blocks. The tracker of shared memory, which Python
     starts with the first worker, would unblock them; so it is started before.

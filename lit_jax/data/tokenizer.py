@@ -67,8 +67,8 @@ class Tokenizer:
         self._split = re.compile("(" + "|".join(map(re.escape, self._special)) + ")")
 
     def encode(self, text: str) -> list[int]:
-        """All ids of one text, without </s> at the end, of any length. Raises ValueError for a text
-        that no UTF-8 stands for, as bytes of another encoding become on a command line."""
+        """Return all ids of one text, without </s> at the end, of any length. Raises ValueError for
+        a text that no UTF-8 stands for, as bytes of another encoding become on a command line."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -84,7 +84,7 @@ class Tokenizer:
         return ids
 
     def length(self, text: str) -> int:
-        """Tokens of a text with its </s>: above `max_length` it would be cut."""
+        """Return tokens of a text with its </s>: above `max_length` it would be cut."""
         return len(self.encode(text)) + 1
 
     def __call__(self, texts: Sequence[str], max_length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ class Tokenizer:
 
 
 def load_tokenizer(model_dir: str | Path) -> Tokenizer:
-    """The tokenizer in the model folder of a T5.
+    """Return the tokenizer in the model folder of a T5.
 
     Raises ValueError when the folder has none, or one that is not the encoder's.
     """

@@ -16,19 +16,19 @@ Example = Mapping[str, Any]
 
 
 def decode_image(encoded: bytes) -> np.ndarray:
-    """PNG or JPEG bytes to uint8 [H, W, C]; a grey image gets C = 1."""
+    """Return PNG or JPEG bytes to uint8 [H, W, C]; a grey image gets C = 1."""
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = np.asarray(image, dtype=np.uint8)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """uint8 [..., H, W, C] to float32 in [-1, 1]: u / 127.5 - 1."""
+    """Return uint8 [..., H, W, C] to float32 in [-1, 1]: u / 127.5 - 1."""
     return images.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
 def to_uint8(images: Any) -> np.ndarray:
-    """Model output in [-1, 1], any shape, to uint8: truncate(clamp(127.5 x + 128, 0, 255)).
+    """Return model output in [-1, 1], any shape, to uint8: truncate(clamp(127.5 x + 128, 0, 255)).
 
     The conversion of the official DiT `sample_ddp.py`, which truncates and does not round, so
     `to_uint8(to_float(u)) == u` for every u. Computed in float32 as the official code does.
@@ -46,22 +46,23 @@ def to_uint8(images: Any) -> np.ndarray:
 
 
 def decode_example(example: Example) -> dict[str, Any]:
-    """A stored {"image": encoded bytes, "label"} as {"image": uint8 [H, W, C], "label": int32}."""
+    """Return a stored {"image": encoded bytes, "label"} as {"image": uint8 [H, W, C], "label":
+    int32}."""
     return {"image": decode_image(example["image"]), "label": np.int32(example["label"])}
 
 
 def selected(batch: Example, names: Sequence[str]) -> dict[str, Any]:
-    """The arrays of a batch that are in `names`."""
+    """Return the arrays of a batch that are in `names`."""
     return {name: batch[name] for name in names}
 
 
 def normalised(batch: Example, names: Sequence[str]) -> dict[str, Any]:
-    """`selected`, with uint8 "image" as float32 in [-1, 1]."""
+    """Return `selected`, with uint8 "image" as float32 in [-1, 1]."""
     return {**selected(batch, names), "image": to_float(batch["image"])}
 
 
 def flip_horizontally(example: Example, rng: np.random.Generator) -> dict[str, Any]:
-    """Mirrors left and right with probability 1/2. For natural images, never for digits."""
+    """Mirror left and right with probability 1/2. For natural images, never for digits."""
     image_HxWxC = example["image"]
     if rng.random() < 0.5:
         image_HxWxC = image_HxWxC[:, ::-1]

@@ -59,26 +59,27 @@ class ContinuousSchedule:
         return np.sqrt(-np.expm1(2.0 * self.log_alpha(u)))
 
     def lambda_(self, u: np.ndarray) -> np.ndarray:
-        """log(alpha / sigma), which falls as u grows."""
+        """Return log(alpha / sigma), which falls as u grows."""
         return self.log_alpha(u) - np.log(self.sigma(u))
 
     def inverse_lambda(self, lambda_: np.ndarray) -> np.ndarray:
-        """The time u at which `lambda_` is reached."""
+        """Return the time u at which `lambda_` is reached."""
         log_alpha = -0.5 * np.logaddexp(0.0, -2.0 * lambda_)
         return np.interp(log_alpha, self._log_alphas_T[::-1], self._times_T[::-1])
 
     def timestep(self, u: np.ndarray) -> np.ndarray:
-        """What the network is told: 0 at the first knot, T - 1 at the last, fractional between."""
+        """Return what the network is told: 0 at the first knot, T - 1 at the last, fractional
+        between."""
         return self.num_timesteps * u - 1.0
 
 
 def time_uniform(schedule: ContinuousSchedule, num_steps: int) -> np.ndarray:
-    """Times u from 1 to 1/T, evenly spaced, [n + 1]."""
+    """Return times u from 1 to 1/T, evenly spaced, [n + 1]."""
     return np.linspace(1.0, 1.0 / schedule.num_timesteps, num_steps + 1)
 
 
 def log_snr(schedule: ContinuousSchedule, num_steps: int) -> np.ndarray:
-    """Times u from 1 to 1/T, evenly spaced in lambda, [n + 1]."""
+    """Return times u from 1 to 1/T, evenly spaced in lambda, [n + 1]."""
     first, last = schedule.lambda_(np.array([1.0, 1.0 / schedule.num_timesteps]))
     return schedule.inverse_lambda(np.linspace(first, last, num_steps + 1))
 
@@ -107,7 +108,7 @@ class SolverSteps:
 def official_steps(
     process: GaussianProcess, order: int = 2, spacing: str = "time_uniform"
 ) -> SolverSteps:
-    """The steps of PixArt's sampler: from timestep T - 1 to 0, in a row of `SPACINGS`.
+    """Return the steps of PixArt's sampler: from timestep T - 1 to 0, in a row of `SPACINGS`.
 
     The order rises from 1 with the predictions there are, and falls to 1 towards the last step.
     Raises ValueError for an unknown order or spacing, or a process it cannot use.
@@ -122,7 +123,8 @@ def official_steps(
 
 
 def diffusers_steps(process: GaussianProcess, order: int = 2) -> SolverSteps:
-    """The steps of diffusers' scheduler: integer timesteps from T - 1, and sigma 0 at the end.
+    """Return the steps of diffusers' scheduler: integer timesteps from T - 1, and sigma 0 at the
+    end.
 
     The last step has order 1; below 15 steps the one before has at most order 2.
     Raises ValueError as `official_steps`, and for so many steps that timesteps repeat.
@@ -144,12 +146,13 @@ def diffusers_steps(process: GaussianProcess, order: int = 2) -> SolverSteps:
 
 
 def official_times(process: GaussianProcess) -> np.ndarray:
-    """Timesteps at which `dpm_solver` asks the network, descending, float64 [n]."""
+    """Return timesteps at which `dpm_solver` asks the network, descending, float64 [n]."""
     return official_steps(process).times_n
 
 
 def diffusers_times(process: GaussianProcess) -> np.ndarray:
-    """Timesteps at which `dpm_solver_diffusers` asks the network, descending, float64 [n]."""
+    """Return timesteps at which `dpm_solver_diffusers` asks the network, descending, float64
+    [n]."""
     return diffusers_steps(process).times_n
 
 
@@ -163,7 +166,7 @@ def dpm_solver(
     order: int = 2,
     spacing: str = "time_uniform",
 ) -> jax.Array:
-    """DPM-Solver++ as PixArt samples, from x_T to timestep 0, [B, H, W, C].
+    """Return DPM-Solver++ as PixArt samples, from x_T to timestep 0, [B, H, W, C].
 
     Takes `process.num_steps` steps and as many evaluations; `process` must have been made from a
     plain number of steps. noise_fn is never called. progress is as for DDPM and DDIM.
@@ -180,7 +183,7 @@ def dpm_solver_diffusers(
     progress: Progress | None = None,
     order: int = 2,
 ) -> jax.Array:
-    """DPM-Solver++ as diffusers samples, from x_T to sigma 0, [B, H, W, C].
+    """Return DPM-Solver++ as diffusers samples, from x_T to sigma 0, [B, H, W, C].
 
     Arguments as in `dpm_solver`.
     """
@@ -205,7 +208,7 @@ def _check(process: GaussianProcess, order: int) -> None:
 def _solver_steps(
     times: np.ndarray, alphas: np.ndarray, sigmas: np.ndarray, orders: list[int]
 ) -> SolverSteps:
-    """Tables of the steps between n + 1 states, each of its own order."""
+    """Return tables of the steps between n + 1 states, each of its own order."""
     with np.errstate(divide="ignore"):  # lambda is infinite at sigma 0, only ever the last state
         lambdas = np.log(alphas) - np.log(sigmas)
     weights_nxk = np.zeros((len(orders), max(orders)))
@@ -223,8 +226,8 @@ def _solver_steps(
 
 
 def _unit_weights(h: float, gaps: np.ndarray) -> np.ndarray:
-    """Weights of the last len(gaps) + 1 predictions, the newest first, for a step of `h` in lambda
-    with alpha 1 at its end. `gaps`: distances in lambda between these predictions.
+    """Return weights of the last len(gaps) + 1 predictions, the newest first, for a step of `h` in
+    lambda with alpha 1 at its end. `gaps`: distances in lambda between these predictions.
 
     They are integrals over the step, e^(lambda - lambda_t) d lambda, of the value (level), of its
     first difference and of half its second difference, in units of h.
@@ -252,7 +255,7 @@ def _solve(
     steps: SolverSteps,
     progress: Progress | None,
 ) -> jax.Array:
-    """Runs all steps as one `scan`; the program is as large as one step."""
+    """Run all steps as one `scan`; the program is as large as one step."""
     kept = steps.weights_nxk.shape[1] - 1  # older predictions that a step looks at
 
     def body(

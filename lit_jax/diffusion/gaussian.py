@@ -76,7 +76,7 @@ def create_process(
     var_type: str = "learned_range",
     num_timesteps: int = REFERENCE_STEPS,
 ) -> GaussianProcess:
-    """Builds the process that keeps the steps `spacing` of `schedule` over `num_timesteps`.
+    """Build the process that keeps the steps `spacing` of `schedule` over `num_timesteps`.
 
     The defaults are the training process of DiT. Every table is recomputed from the betas of the
     kept steps. Raises ValueError for an unknown name or an impossible spacing.
@@ -133,19 +133,21 @@ class ReverseStep(NamedTuple):
 
 
 def gather(table: np.ndarray, i_B: jax.Array) -> jax.Array:
-    """Entries i of a float64 table as float32 [B, 1, 1, 1], ready to broadcast over images."""
+    """Return entries i of a float64 table as float32 [B, 1, 1, 1], ready to broadcast over
+    images."""
     return jnp.asarray(table.astype(np.float32))[i_B][:, None, None, None]
 
 
 def original_timesteps(process: GaussianProcess, i_B: jax.Array) -> jax.Array:
-    """Timesteps of the original process for step indices `i`, int32 [B]: what the network sees."""
+    """Return timesteps of the original process for step indices `i`, int32 [B]: what the network
+    sees."""
     return jnp.asarray(process.timestep_map.astype(np.int32))[i_B]
 
 
 def q_mean_variance(
     process: GaussianProcess, x_start_BxHxWxC: jax.Array, i_B: jax.Array
 ) -> Gaussian:
-    """q(x_t | x_0) = N(sqrt(abar) x_0, (1 - abar) I), DDPM Eq. 4."""
+    """Return q(x_t | x_0) = N(sqrt(abar) x_0, (1 - abar) I), DDPM Eq. 4."""
     return Gaussian(
         gather(process.sqrt_alphas_cumprod, i_B) * x_start_BxHxWxC,
         gather(1.0 - process.alphas_cumprod, i_B),
@@ -156,7 +158,8 @@ def q_mean_variance(
 def q_sample(
     process: GaussianProcess, x_start_BxHxWxC: jax.Array, i_B: jax.Array, noise_BxHxWxC: jax.Array
 ) -> jax.Array:
-    """x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise, DDPM Eq. 4 reparametrised, [B, H, W, C]."""
+    """Return x_t = sqrt(abar) x_0 + sqrt(1 - abar) noise, DDPM Eq. 4 reparametrised, [B, H, W,
+    C]."""
     return (
         gather(process.sqrt_alphas_cumprod, i_B) * x_start_BxHxWxC
         + gather(process.sqrt_one_minus_alphas_cumprod, i_B) * noise_BxHxWxC
@@ -166,7 +169,7 @@ def q_sample(
 def q_posterior(
     process: GaussianProcess, x_start_BxHxWxC: jax.Array, x_t_BxHxWxC: jax.Array, i_B: jax.Array
 ) -> Gaussian:
-    """q(x_{t-1} | x_t, x_0), DDPM Eq. 6-7; the log variance is clipped at the first step."""
+    """Return q(x_{t-1} | x_t, x_0), DDPM Eq. 6-7; the log variance is clipped at the first step."""
     return Gaussian(
         gather(process.posterior_mean_coef1, i_B) * x_start_BxHxWxC
         + gather(process.posterior_mean_coef2, i_B) * x_t_BxHxWxC,
@@ -178,7 +181,8 @@ def q_posterior(
 def split_output(
     process: GaussianProcess, model_out_BxHxWxK: jax.Array, channels: int
 ) -> tuple[jax.Array, jax.Array | None]:
-    """The network output as (prediction [B, H, W, C], variance channels [B, H, W, C] or None)."""
+    """Return the network output as (prediction [B, H, W, C], variance channels [B, H, W, C] or
+    None)."""
     expected = 2 * channels if process.learns_variance else channels
     if model_out_BxHxWxK.shape[-1] != expected:
         raise ValueError(
@@ -194,7 +198,7 @@ def split_output(
 def learned_range_log_variance(
     process: GaussianProcess, v_BxHxWxC: jax.Array, i_B: jax.Array
 ) -> jax.Array:
-    """log Sigma = f log beta + (1 - f) log beta~ with f = (v + 1) / 2, iDDPM Eq. 15.
+    """Return log Sigma = f log beta + (1 - f) log beta~ with f = (v + 1) / 2, iDDPM Eq. 15.
 
     v is used as it is, never clamped: the network may leave the range between the two bounds.
     """
@@ -205,7 +209,8 @@ def learned_range_log_variance(
 
 
 def fixed_variance(process: GaussianProcess, i_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(variance, log variance) [B, 1, 1, 1] of a process that does not learn it, DDPM section 3.2.
+    """Return (variance, log variance) [B, 1, 1, 1] of a process that does not learn it, DDPM
+    section 3.2.
 
     "fixed_large" is beta, except for the first step, which keeps the posterior variance of the
     second (a beta there would spoil the likelihood of the data); "fixed_small" is beta tilde.
@@ -222,7 +227,7 @@ def fixed_variance(process: GaussianProcess, i_B: jax.Array) -> tuple[jax.Array,
 def x_start_from_epsilon(
     process: GaussianProcess, x_t_BxHxWxC: jax.Array, epsilon_BxHxWxC: jax.Array, i_B: jax.Array
 ) -> jax.Array:
-    """x_0 = sqrt(1 / abar) x_t - sqrt(1 / abar - 1) epsilon: DDPM Eq. 4 solved for x_0."""
+    """Return x_0 = sqrt(1 / abar) x_t - sqrt(1 / abar - 1) epsilon: DDPM Eq. 4 solved for x_0."""
     return (
         gather(process.sqrt_recip_alphas_cumprod, i_B) * x_t_BxHxWxC
         - gather(process.sqrt_recipm1_alphas_cumprod, i_B) * epsilon_BxHxWxC
@@ -232,7 +237,8 @@ def x_start_from_epsilon(
 def epsilon_from_x_start(
     process: GaussianProcess, x_t_BxHxWxC: jax.Array, x_start_BxHxWxC: jax.Array, i_B: jax.Array
 ) -> jax.Array:
-    """epsilon = (sqrt(1 / abar) x_t - x_0) / sqrt(1 / abar - 1): the inverse of the above."""
+    """Return epsilon = (sqrt(1 / abar) x_t - x_0) / sqrt(1 / abar - 1): the inverse of the
+    above."""
     return (
         gather(process.sqrt_recip_alphas_cumprod, i_B) * x_t_BxHxWxC - x_start_BxHxWxC
     ) / gather(process.sqrt_recipm1_alphas_cumprod, i_B)
@@ -245,7 +251,8 @@ def predict_x_start(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> jax.Array:
-    """The x_0 that a prediction of either mean type stands for, clamped to [-1, 1] on request."""
+    """Return the x_0 that a prediction of either mean type stands for, clamped to [-1, 1] on
+    request."""
     x_start_BxHxWxC = prediction_BxHxWxC
     if process.mean_type == "epsilon":
         x_start_BxHxWxC = x_start_from_epsilon(process, x_t_BxHxWxC, prediction_BxHxWxC, i_B)
@@ -259,7 +266,8 @@ def p_mean_variance(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> ReverseStep:
-    """p(x_{t-1} | x_t): the posterior of Eq. 7 (DDPM) at the predicted x_0, with Sigma by type."""
+    """Return p(x_{t-1} | x_t): the posterior of Eq. 7 (DDPM) at the predicted x_0, with Sigma by
+    type."""
     prediction_BxHxWxC, v_BxHxWxC = split_output(process, model_out_BxHxWxK, x_t_BxHxWxC.shape[-1])
     if v_BxHxWxC is None:
         variance, log_variance = fixed_variance(process, i_B)

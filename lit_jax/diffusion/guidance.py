@@ -37,7 +37,8 @@ def guided(
     channels: str = "three",
     interval: Interval | None = None,
 ) -> Denoiser:
-    """The denoiser epsilon_uncond + scale (epsilon_cond - epsilon_uncond), CFG Eq. 6 with 1 + w.
+    """Return the denoiser epsilon_uncond + scale (epsilon_cond - epsilon_uncond), CFG Eq. 6 with 1
+    + w.
 
     cond, null_cond: conditions of the images and of "nothing", leading axis B each.
     scale: 1 is no guidance and runs the network once per step, on the plain batch.
@@ -57,7 +58,7 @@ def guided(
         return conditional
 
     def outputs(x_BxHxWxC: jax.Array, t_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(guided, conditional) output; they differ in the guided channels only."""
+        """Return (guided, conditional) output; they differ in the guided channels only."""
         out_BxHxWxK, null_BxHxWxK = _both(model_fn, x_BxHxWxC, t_B, cond, null_cond)
         count = GUIDED_CHANNELS[channels](x_BxHxWxC.shape[-1])
         null_BxHxWxG = null_BxHxWxK[..., :count]
@@ -83,7 +84,8 @@ def guided(
 def num_function_evaluations(
     times_n: np.ndarray, scale: float = 1.0, interval: Interval | None = None
 ) -> int:
-    """Network evaluations per image of a sampler that asks `guided` at these times, in any order.
+    """Return network evaluations per image of a sampler that asks `guided` at these times, in any
+    order.
 
     One per time, and a second one for each time at which `guided` also runs the null condition.
     The times of a sampler are `SAMPLERS[name].times(process)`.
@@ -109,7 +111,7 @@ def _check_interval(interval: Interval | None) -> None:
 def _both(
     model_fn: Network, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: Condition, null_cond: Condition
 ) -> tuple[jax.Array, jax.Array]:
-    """Network outputs under both conditions from one doubled batch, [B, H, W, K] each.
+    """Return network outputs under both conditions from one doubled batch, [B, H, W, K] each.
 
     The two copies of an image are neighbours in the batch: with the batch sharded over devices,
     doubling then moves no data between them.

@@ -18,7 +18,7 @@ SMALLEST_PROBABILITY = 1e-12
 def gaussian_kl(
     mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array
 ) -> jax.Array:
-    """KL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise over broadcast arguments."""
+    """Return kL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise over broadcast arguments."""
     return 0.5 * (
         -1.0
         + log_variance2
@@ -30,7 +30,7 @@ def gaussian_kl(
 
 @jax.custom_jvp
 def saturating_tanh(u: jax.Array) -> jax.Array:
-    """tanh, correct to the last bit where it approaches 1, elementwise float32.
+    """Return tanh, correct to the last bit where it approaches 1, elementwise float32.
 
     The tails of the likelihood are log(1 - tanh): one unit in the last place of tanh is a factor
     of two there, and XLA's own tanh reaches 1 too early (|u| = 8.0 in place of 9.0). The
@@ -46,14 +46,16 @@ saturating_tanh.defjvps(lambda tangent, tanh_u, u: tangent * (1.0 - tanh_u) * (1
 
 
 def normal_cdf(z: jax.Array) -> jax.Array:
-    """Standard normal distribution function in the tanh approximation that iDDPM trains with."""
+    """Return standard normal distribution function in the tanh approximation that iDDPM trains
+    with."""
     return 0.5 * (1.0 + saturating_tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
 
 
 def discretised_log_likelihood(
     x_BxHxWxC: jax.Array, mean_BxHxWxC: jax.Array, log_scale: jax.Array
 ) -> jax.Array:
-    """Log probability in nats of the grey level of x under a Gaussian, DDPM Eq. 13, elementwise.
+    """Return log probability in nats of the grey level of x under a Gaussian, DDPM Eq. 13,
+    elementwise.
 
     log_scale: logarithm of the standard deviation. The bins at -1 and 1 reach to infinity.
     """

@@ -45,7 +45,7 @@ class VariationalTerm(NamedTuple):
 
 
 def image_mean(values_BxHxWxC: jax.Array) -> jax.Array:
-    """Mean over everything but the batch, [B]."""
+    """Return mean over everything but the batch, [B]."""
     return jnp.mean(values_BxHxWxC, axis=tuple(range(1, values_BxHxWxC.ndim)))
 
 
@@ -57,7 +57,7 @@ def variational_term(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> VariationalTerm:
-    """The term of the bound that belongs to step i, DDPM Eq. 5, in bits per dimension.
+    """Return the term of the bound that belongs to step i, DDPM Eq. 5, in bits per dimension.
 
     KL(q(x_{t-1} | x_t, x_0) || p) for i > 0, and the discretised negative log-likelihood for i = 0.
     """
@@ -79,7 +79,7 @@ def simple_term(
     x_start_BxHxWxC: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> jax.Array:
-    """L_simple, DDPM Eq. 14: mean squared error of the prediction (noise or x_0), [B]."""
+    """Return L_simple, DDPM Eq. 14: mean squared error of the prediction (noise or x_0), [B]."""
     channels = x_start_BxHxWxC.shape[-1]
     prediction_BxHxWxC, _ = split_output(process, model_out_BxHxWxK, channels)
     target_BxHxWxC = noise_BxHxWxC if process.mean_type == "epsilon" else x_start_BxHxWxC
@@ -94,8 +94,8 @@ def switched_term(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> jax.Array:
-    """L_simple with the target of PixArt's option `snr`: mean squared error of x_0 up to step 249,
-    of the noise after it, [B].
+    """Return L_simple with the target of PixArt's option `snr`: mean squared error of x_0 up to
+    step 249, of the noise after it, [B].
 
     The prediction of either mean type is converted to what the step compares: an error in epsilon
     counts (1 - abar) / abar times in x_0, so that early steps weigh less. Steps are those of the
@@ -121,7 +121,8 @@ def variance_term(
     x_t_BxHxWxC: jax.Array,
     i_B: jax.Array,
 ) -> jax.Array:
-    """L_vlb as iDDPM Eq. 16 uses it, bits [B]: the mean is held constant, so only Sigma learns."""
+    """Return L_vlb as iDDPM Eq. 16 uses it, bits [B]: the mean is held constant, so only Sigma
+    learns."""
     prediction_BxHxWxC, v_BxHxWxC = split_output(
         process, model_out_BxHxWxK, x_start_BxHxWxC.shape[-1]
     )
@@ -140,7 +141,8 @@ def mse_loss(
     noise_BxHxWxC: jax.Array,
     vb_weight: float = 1.0,
 ) -> Losses:
-    """L_simple, plus `vb_weight` times the variance term if the variance is learned (DiT: 1)."""
+    """Return L_simple, plus `vb_weight` times the variance term if the variance is learned (DiT:
+    1)."""
     mse_B = simple_term(process, model_out_BxHxWxK, x_start_BxHxWxC, noise_BxHxWxC)
     if not process.learns_variance:
         return {"loss": mse_B, "mse": mse_B}
@@ -156,7 +158,7 @@ def snr_mse_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """`mse_loss` with `switched_term` in place of `simple_term`: PixArt's option `snr`."""
+    """Return `mse_loss` with `switched_term` in place of `simple_term`: PixArt's option `snr`."""
     arguments = (process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC)
     losses = mse_loss(*arguments) | {"mse": switched_term(*arguments)}
     return losses | {"loss": losses["mse"] + losses.get("vb", 0.0)}
@@ -170,7 +172,8 @@ def rescaled_mse_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """`mse_loss` with the variance term times n / 1000: iDDPM Eq. 16, lambda = 0.001 on the sum."""
+    """Return `mse_loss` with the variance term times n / 1000: iDDPM Eq. 16, lambda = 0.001 on the
+    sum."""
     weight = process.num_steps / REFERENCE_STEPS
     return mse_loss(
         process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC, weight
@@ -185,7 +188,8 @@ def kl_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """L_vlb of iDDPM, section 3.1: one term of the bound, training the mean and the variance."""
+    """Return L_vlb of iDDPM, section 3.1: one term of the bound, training the mean and the
+    variance."""
     del noise_BxHxWxC  # x_t holds it already; the argument keeps one signature for all rows
     return {
         "loss": variational_term(
@@ -202,7 +206,8 @@ def rescaled_kl_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """`kl_loss` times n: an unbiased estimate of the whole sum of terms when i is uniform."""
+    """Return `kl_loss` times n: an unbiased estimate of the whole sum of terms when i is
+    uniform."""
     losses = kl_loss(process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC)
     return {"loss": process.num_steps * losses["loss"]}
 
@@ -225,7 +230,8 @@ def training_losses(
     noise_BxHxWxC: jax.Array,
     loss_type: str = "mse",
 ) -> Losses:
-    """Losses of the named row of `LOSSES`, [B] each: "loss", and "mse" and "vb" where they exist.
+    """Return losses of the named row of `LOSSES`, [B] each: "loss", and "mse" and "vb" where they
+    exist.
 
     x_t must be `q_sample(process, x_start, i, noise)`, and model_out the network's answer to it.
     """
@@ -237,7 +243,7 @@ def training_losses(
 
 
 def prior_bits(process: GaussianProcess, x_start_BxHxWxC: jax.Array) -> jax.Array:
-    """KL(q(x_T | x_0) || N(0, I)) in bits per dimension, the L_T of DDPM Eq. 5, [B]."""
+    """Return kL(q(x_T | x_0) || N(0, I)) in bits per dimension, the L_T of DDPM Eq. 5, [B]."""
     last_B = jnp.full(x_start_BxHxWxC.shape[0], process.num_steps - 1)
     q = q_mean_variance(process, x_start_BxHxWxC, last_B)
     zero = jnp.zeros(())
@@ -252,7 +258,7 @@ def bits_per_dimension(
     *,
     clip_denoised: bool = True,
 ) -> Losses:
-    """The whole bound (DDPM Eq. 5) with one noise draw per step, as one compiled loop.
+    """Return the whole bound (DDPM Eq. 5) with one noise draw per step, as one compiled loop.
 
     noise_fn(i) -> [B, H, W, C] for every step index i of the process.
     Returns "total_bpd" and "prior_bpd" [B], and per step "vb" (bits), "x_start_mse" and "mse"

@@ -32,12 +32,13 @@ Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def image_keys(job_key: jax.Array, image_index_B: jax.Array) -> jax.Array:
-    """One key per image, a function of the job's key and the image's global index only, [B]."""
+    """Return one key per image, a function of the job's key and the image's global index only,
+    [B]."""
     return jax.vmap(lambda index: jax.random.fold_in(job_key, index))(image_index_B)
 
 
 def per_image_noise(keys_B: jax.Array, shape: tuple[int, int, int]) -> tuple[jax.Array, NoiseFn]:
-    """(x_T [B, H, W, C], noise_fn) from one key per image; shape is (H, W, C).
+    """Return (x_T [B, H, W, C], noise_fn) from one key per image; shape is (H, W, C).
 
     x_T of image b is normal(fold_in(keys[b], 0)), its noise at step i is
     normal(fold_in(keys[b], i + 1)): neither depends on the batch around it.
@@ -60,7 +61,7 @@ def p_sample(
     noise_BxHxWxC: jax.Array,
     clip_denoised: bool = False,
 ) -> jax.Array:
-    """x_{t-1} = mean + sqrt(Sigma) noise, without noise at i = 0 (DDPM, Algorithm 2)."""
+    """Return x_{t-1} = mean + sqrt(Sigma) noise, without noise at i = 0 (DDPM, Algorithm 2)."""
     model = p_mean_variance(process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised)
     deviation = jnp.exp(0.5 * model.log_variance)
     return model.mean_BxHxWxC + _unless_first(i_B) * deviation * noise_BxHxWxC
@@ -75,7 +76,8 @@ def ddim_sample(
     clip_denoised: bool = False,
     eta: float = 0.0,
 ) -> jax.Array:
-    """x_{t-1} by DDIM Eq. 12 (Song et al. 2021) with sigma of Eq. 16; eta 0 is deterministic.
+    """Return x_{t-1} by DDIM Eq. 12 (Song et al. 2021) with sigma of Eq. 16; eta 0 is
+    deterministic.
 
     The noise is derived again from x_0, so that clipping x_0 also changes the direction.
     """
@@ -99,7 +101,7 @@ def ddim_reverse(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> jax.Array:
-    """x_{t+1} by the deterministic DDIM ODE run towards noise (DDIM, section 4.3)."""
+    """Return x_{t+1} by the deterministic DDIM ODE run towards noise (DDIM, section 4.3)."""
     x_start_BxHxWxC = p_mean_variance(
         process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised
     ).x_start_BxHxWxC
@@ -111,7 +113,7 @@ def ddim_reverse(
 
 
 def ddim_sigmas(process: GaussianProcess, eta: float) -> np.ndarray:
-    """Noise level of every DDIM step, Eq. 16, float64 [n]; eta 1 is the DDPM posterior."""
+    """Return noise level of every DDIM step, Eq. 16, float64 [n]; eta 1 is the DDPM posterior."""
     now, prev = process.alphas_cumprod, process.alphas_cumprod_prev
     return eta * np.sqrt((1.0 - prev) / (1.0 - now)) * np.sqrt(1.0 - now / prev)
 
@@ -125,7 +127,7 @@ def ddpm(
     clip_denoised: bool = False,
     progress: Progress | None = None,
 ) -> jax.Array:
-    """Ancestral sampling (DDPM, Algorithm 2) from x_T to x_0, [B, H, W, C].
+    """Return ancestral sampling (DDPM, Algorithm 2) from x_T to x_0, [B, H, W, C].
 
     noise_fn(i) -> [B, H, W, C] for step index i, which runs from n - 1 down to 0.
     progress(i), if given, is called on the host after every step, not necessarily in order.
@@ -147,7 +149,8 @@ def ddim(
     progress: Progress | None = None,
     eta: float = 0.0,
 ) -> jax.Array:
-    """DDIM (Song et al. 2021) from x_T to x_0, [B, H, W, C]; with eta 0 no noise is ever drawn.
+    """Return DDIM (Song et al. 2021) from x_T to x_0, [B, H, W, C]; with eta 0 no noise is ever
+    drawn.
 
     Arguments as in `ddpm`; eta scales the noise between the ODE (0) and the DDPM posterior (1).
     """
@@ -196,7 +199,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def _unless_first(i_B: jax.Array) -> jax.Array:
-    """1 for every step that adds noise, 0 for i = 0; float32 [B, 1, 1, 1]."""
+    """Return 1 for every step that adds noise, 0 for i = 0; float32 [B, 1, 1, 1]."""
     return (i_B != 0).astype(jnp.float32)[:, None, None, None]
 
 
@@ -208,7 +211,7 @@ def _loop(
     noise_fn: NoiseFn,
     progress: Progress | None,
 ) -> jax.Array:
-    """Runs `step` for i = n - 1 .. 0 as one `fori_loop`; the program is as large as one step."""
+    """Run `step` for i = n - 1 .. 0 as one `fori_loop`; the program is as large as one step."""
     last = process.num_steps - 1
 
     def body(k: jax.Array, x_t_BxHxWxC: jax.Array) -> jax.Array:

@@ -17,7 +17,8 @@ REFERENCE_STEPS = 1000
 
 
 def linear_betas(num_steps: int = REFERENCE_STEPS) -> np.ndarray:
-    """Betas rising linearly from 1e-4 to 0.02 (DDPM, Ho et al. 2020, section 4), float64 [T].
+    """Return betas rising linearly from 1e-4 to 0.02 (DDPM, Ho et al. 2020, section 4), float64
+    [T].
 
     For T other than 1000 both ends are multiplied by 1000 / T, which keeps the total noise.
     """
@@ -26,7 +27,8 @@ def linear_betas(num_steps: int = REFERENCE_STEPS) -> np.ndarray:
 
 
 def cosine_betas(num_steps: int = REFERENCE_STEPS) -> np.ndarray:
-    """Betas of the squared-cosine schedule (iDDPM, Nichol & Dhariwal 2021, Eq. 17), float64 [T].
+    """Return betas of the squared-cosine schedule (iDDPM, Nichol & Dhariwal 2021, Eq. 17), float64
+    [T].
 
     The signal level is f(u) = cos^2((u + 0.008) / 1.008 * pi / 2) over u in [0, 1], and beta is
     one minus the ratio of neighbouring levels, capped at 0.999 to avoid a singular last step.
@@ -43,7 +45,7 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def schedule_betas(name: str, num_steps: int = REFERENCE_STEPS) -> np.ndarray:
-    """Betas of the named row of `SCHEDULES`, float64 [T], checked to lie in (0, 1)."""
+    """Return betas of the named row of `SCHEDULES`, float64 [T], checked to lie in (0, 1)."""
     if name not in SCHEDULES:
         raise unknown_name("noise schedule", name, SCHEDULES)
     betas = SCHEDULES[name](num_steps)
@@ -56,7 +58,7 @@ def schedule_betas(name: str, num_steps: int = REFERENCE_STEPS) -> np.ndarray:
 
 
 def respaced_timesteps(num_steps: int, spacing: str = "") -> np.ndarray:
-    """Original timesteps kept by `spacing`, ascending, int64 [n].
+    """Return original timesteps kept by `spacing`, ascending, int64 [n].
 
     num_steps: length T of the original process.
     spacing: "" keeps all; "250" keeps 250 spread evenly from 0 to T - 1; "10,15,20" cuts the
@@ -80,7 +82,8 @@ def respaced_timesteps(num_steps: int, spacing: str = "") -> np.ndarray:
 
 
 def respaced_betas(betas: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Betas of the process that visits only the timesteps `kept` (iDDPM, section 4), float64 [n].
+    """Return betas of the process that visits only the timesteps `kept` (iDDPM, section 4), float64
+    [n].
 
     beta'_i = 1 - abar_{kept_i} / abar_{kept_(i-1)}, with abar before the first step equal to 1.
     """
@@ -89,7 +92,7 @@ def respaced_betas(betas: np.ndarray, kept: np.ndarray) -> np.ndarray:
 
 
 def _count(text: str, spacing: str) -> int:
-    """A positive number of steps from one part of a spacing."""
+    """Return a positive number of steps from one part of a spacing."""
     if not text.strip().isdecimal() or int(text) == 0:
         raise ValueError(
             f"timestep spacing {spacing!r} is not understood at {text!r}: write a number of steps"
@@ -99,7 +102,7 @@ def _count(text: str, spacing: str) -> int:
 
 
 def _integer_stride(num_steps: int, count: int, spacing: str) -> list[int]:
-    """Every s-th step, for the smallest integer s that leaves exactly `count` steps."""
+    """Return every s-th step, for the smallest integer s that leaves exactly `count` steps."""
     for stride in range(1, num_steps):
         kept = range(0, num_steps, stride)
         if len(kept) == count:
@@ -111,7 +114,8 @@ def _integer_stride(num_steps: int, count: int, spacing: str) -> list[int]:
 
 
 def _sections(num_steps: int, counts: list[int], spacing: str) -> list[int]:
-    """`counts[s]` steps of the s-th of len(counts) nearly equal sections, first to last step.
+    """Return `counts[s]` steps of the s-th of len(counts) nearly equal sections, first to last
+    step.
 
     The position accumulates a float stride and every position is rounded half to even. Both
     matter: a product i * stride or rounding half up picks other steps than the official code.

@@ -28,7 +28,7 @@ class Judge:
     train_count: int
 
     def predict(self, images_NxHxWxC: np.ndarray) -> np.ndarray:
-        """Predicted labels int [N]. Raises ValueError for another image shape or dtype."""
+        """Return predicted labels int [N]. Raises ValueError for another image shape or dtype."""
         if images_NxHxWxC.shape[1:] != self.image_shape:
             raise ValueError(
                 f"images have shape {images_NxHxWxC.shape}; the judge was trained on"
@@ -47,14 +47,14 @@ def _pixels(images_NxHxWxC: np.ndarray) -> np.ndarray:
 
 
 def train_judge(images_NxHxWxC: np.ndarray, labels_N: np.ndarray) -> Judge:
-    """Fits the judge on real uint8 images and labels. Deterministic: no random numbers."""
+    """Fit the judge on real uint8 images and labels. Deterministic: no random numbers."""
     classifier = SVC(C=_PENALTY, kernel="rbf", gamma="scale")
     classifier.fit(_pixels(images_NxHxWxC), labels_N)
     return Judge(classifier, images_NxHxWxC.shape[1:], len(images_NxHxWxC))
 
 
 def conditional_accuracy(judge: Judge, images_NxHxWxC: np.ndarray, labels_N: np.ndarray) -> float:
-    """Fraction in [0, 1] of images that the judge gives the label they were generated for.
+    """Return fraction in [0, 1] of images that the judge gives the label they were generated for.
 
     Raises ValueError when there are no images or as many labels as images are missing.
     """

@@ -20,8 +20,8 @@ _LOG_RATIO = 10.0
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred moving average of [N]; at the ends over the half of the window that exists, so that
-    the last point is an average too and not a single noisy value."""
+    """Return centred moving average of [N]; at the ends over the half of the window that exists, so
+    that the last point is an average too and not a single noisy value."""
     sums = np.concatenate([[0.0], np.cumsum(np.asarray(values, np.float64))])
     index = np.arange(len(values))
     first = np.maximum(index - window // 2, 0)
@@ -36,7 +36,7 @@ def loss_curves(
     title: str = "training loss",
     ylabel: str = "loss",
 ) -> None:
-    """Draws every run as a smoothed line over its faint recorded values.
+    """Draw every run as a smoothed line over its faint recorded values.
 
     `runs` maps a name to (steps, values), in the order of the legend. The smoothing window is a
     twentieth of the run. The y axis is logarithmic when all values are positive and span more than

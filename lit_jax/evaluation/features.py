@@ -27,7 +27,7 @@ class FeatureSpace:
 
 
 def digit_features(images_NxHxWxC: np.ndarray) -> np.ndarray:
-    """The feature space "digit-96": uint8 digits [N, 8, 8, 1] to float64 [N, 96] in [0, 1].
+    """Return the feature space "digit-96": uint8 digits [N, 8, 8, 1] to float64 [N, 96] in [0, 1].
 
     - 64 pixels u / 255: where the ink is;
     - 16 pooled |horizontal differences| and 16 pooled |vertical differences|: how sharp strokes
@@ -57,7 +57,7 @@ FEATURES: dict[str, FeatureSpace] = {
 
 
 def extract(name: str, images: np.ndarray) -> np.ndarray:
-    """Features float64 [N, D] of uint8 images [N, H, W, C] in the space `name`.
+    """Return features float64 [N, D] of uint8 images [N, H, W, C] in the space `name`.
 
     Raises ValueError for an unknown space, another image shape, or images that are not uint8 (the
     spaces are defined on stored pixels, so that every producer passes the same rounding).

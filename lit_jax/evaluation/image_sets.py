@@ -39,13 +39,14 @@ class ImageSet(Protocol):
     lossy: int  # how many come from a lossy file format
 
     def read(self, first: int, last: int) -> np.ndarray:
-        """Images first .. last - 1, uint8 [B, H, W, 3]. Raises ValueError naming a bad one."""
+        """Return images first .. last - 1, uint8 [B, H, W, 3]. Raises ValueError naming a bad
+        one."""
 
     def where(self, index: int) -> str:
-        """Where an image comes from, for messages."""
+        """Return where an image comes from, for messages."""
 
     def fingerprint(self) -> str:
-        """A hash (hex) by which a set that was changed is noticed."""
+        """Return a hash (hex) by which a set that was changed is noticed."""
 
 
 class ArrayImages:
@@ -158,8 +159,8 @@ class CroppedImages:
 
 
 def check_levels(images: ImageSet, count: int = 64) -> list[str]:
-    """A warning when images from all over the set are black. Raises ValueError when they use no
-    grey level above 1: uint8 made of 0..1."""
+    """Return a warning when images from all over the set are black. Raises ValueError when they use
+    no grey level above 1: uint8 made of 0..1."""
     chosen = np.unique(np.linspace(0, images.count - 1, count).astype(int))
     largest = 0
     for index in map(int, chosen):
@@ -175,7 +176,7 @@ def check_levels(images: ImageSet, count: int = 64) -> list[str]:
 
 
 def check_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Raises ValueError unless this is an array of uint8 images."""
+    """Raise ValueError unless this is an array of uint8 images."""
     if dtype != np.uint8:
         raise ValueError(
             f"{name} is {dtype}, not uint8; store grey levels 0..255 as uint8 (samples in [-1, 1]:"
@@ -186,12 +187,12 @@ def check_array(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def colour(images_BxHxWxC: np.ndarray) -> np.ndarray:
-    """Grey images as colour images with three equal channels."""
+    """Return grey images as colour images with three equal channels."""
     if images_BxHxWxC.shape[-1] == 3:
         return images_BxHxWxC
     return np.repeat(images_BxHxWxC, 3, axis=-1)
 
 
 def by(size: tuple[int, ...]) -> str:
-    """A size in words: 256 x 256."""
+    """Return a size in words: 256 x 256."""
     return " x ".join(map(str, size))

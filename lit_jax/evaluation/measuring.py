@@ -52,7 +52,7 @@ class Measured:
 
 
 def part_spans(count: int) -> list[tuple[int, int]]:
-    """First and last + 1 of every part of `count` images."""
+    """Return first and last + 1 of every part of `count` images."""
     size = max(-(-count // _PARTS), _SMALLEST)
     if size > _ROUND:
         size = -(-size // _ROUND) * _ROUND
@@ -60,8 +60,8 @@ def part_spans(count: int) -> list[tuple[int, int]]:
 
 
 def choose(count: int, wanted: int) -> np.ndarray:
-    """The indices, increasing, of `wanted` of `count` images: all, or a random choice that is
-    always the same. Data sets are sorted by class, so the first ones would be no fair choice."""
+    """Return the indices, increasing, of `wanted` of `count` images: all, or a random choice that
+    is always the same. Data sets are sorted by class, so the first ones would be no fair choice."""
     if wanted >= count:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
@@ -76,7 +76,7 @@ def write_parts(
     share: tuple[int, int],
     progress: Progress,
 ) -> None:
-    """Writes the parts of this host that are not there yet.
+    """Write the parts of this host that are not there yet.
 
     `kept` are the indices of the images whose pool features are stored, `share` is (index of this
     host, number of hosts).
@@ -95,12 +95,12 @@ def write_parts(
 
 
 def missing_parts(folder: Path, count: int) -> int:
-    """How many parts of `count` images are not in `folder`."""
+    """Return how many parts of `count` images are not in `folder`."""
     return sum(not _part_path(folder, i).exists() for i in range(len(part_spans(count))))
 
 
 def merge_parts(folder: Path, count: int) -> Measured:
-    """What all parts know together. Raises ValueError for a damaged part."""
+    """Return what all parts know together. Raises ValueError for a damaged part."""
     pool: Moments | None = None
     spatial = Moments(SPATIAL_FEATURES)
     kept, logits, devices, digest = [], [], set(), hashlib.sha256()

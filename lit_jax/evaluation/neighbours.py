@@ -36,7 +36,7 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     reference_NxD: ArrayLike, samples_NxD: ArrayLike, k: int = 3
 ) -> PrecisionRecall:
-    """Precision and recall in [0, 1] of samples against a reference, as in the ADM suite.
+    """Return precision and recall in [0, 1] of samples against a reference, as in the ADM suite.
 
     An example is on a manifold when its squared distance to any example of that set is at most the
     squared radius there. Features [N, D] of any float type. Raises ValueError when a set has no
@@ -64,7 +64,7 @@ def precision_recall(
 def squared_radii(
     features_NxD: np.ndarray, k: int = 3, centre: np.ndarray | None = None
 ) -> np.ndarray:
-    """Squared distance [N] from every example to its k-th nearest other example.
+    """Return squared distance [N] from every example to its k-th nearest other example.
 
     `centre` [D], near the examples, is what distances are computed around; by default their mean.
     """
@@ -83,8 +83,8 @@ def squared_radii(
 
 
 def _centre(a_NxD: np.ndarray, b_NxD: np.ndarray) -> np.ndarray:
-    """About the mean [D] of `a`. Its numbers have few binary digits: subtracting it from whole
-    numbers leaves them exact, and so the equality of two of their distances."""
+    """Return about the mean [D] of `a`. Its numbers have few binary digits: subtracting it from
+    whole numbers leaves them exact, and so the equality of two of their distances."""
     largest = max(max(float(x.max()), -float(x.min())) for x in (a_NxD, b_NxD))
     step = 2.0 ** (np.floor(np.log2(largest)) - 10) if largest > 1e-300 else 1.0
     return np.rint(a_NxD.mean(axis=0, dtype=np.float64) / step) * step
@@ -93,7 +93,7 @@ def _centre(a_NxD: np.ndarray, b_NxD: np.ndarray) -> np.ndarray:
 def _blocks(
     a_NxD: np.ndarray, b_NxD: np.ndarray, centre: np.ndarray
 ) -> Iterator[tuple[slice, slice, np.ndarray]]:
-    """Rows, columns and squared distances [R, C] between them, over all pairs of examples."""
+    """Yield rows, columns and squared distances [R, C] between them, over all pairs of examples."""
     a_names = _names(a_NxD)
     b_names = a_names if b_NxD is a_NxD else _names(b_NxD)
     # Distances do not change when both sets move; small numbers keep more digits of them.
@@ -123,7 +123,8 @@ def _blocks(
 
 
 def _names(features_NxD: np.ndarray) -> np.ndarray:
-    """A hash [N] of each example, by which copies are known: many copies are quickly done."""
+    """Return a hash [N] of each example, by which copies are known: many copies are quickly
+    done."""
     rows = (row.astype(np.float64).tobytes() for row in features_NxD)
     hashes = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return np.frombuffer(hashes, np.uint64)

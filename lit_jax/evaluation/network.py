@@ -51,12 +51,13 @@ class Network:
         return int(self.params["fc"]["kernel"].shape[0])
 
     def identity(self) -> dict[str, Any]:
-        """What features belong to: those of two networks cannot be compared."""
+        """Return what features belong to: those of two networks cannot be compared."""
         return {"sha256": self.sha256, "preprocessing": self.config.preprocessing}
 
 
 def read_network(path: str | Path) -> Network:
-    """The Inception in a model folder. Raises ValueError when it holds another kind of network."""
+    """Return the Inception in a model folder. Raises ValueError when it holds another kind of
+    network."""
     config = folder.read_config(path)
     if not isinstance(config, InceptionConfig):
         raise ValueError(
@@ -93,7 +94,7 @@ class FeatureExtractor:
     def features(
         self, images: ImageSet, first: int, last: int
     ) -> Iterator[tuple[np.ndarray, Features]]:
-        """Images uint8 [B, H, W, 3] and features of images first .. last - 1, batch by batch.
+        """Yield images uint8 [B, H, W, 3] and features of images first .. last - 1, batch by batch.
 
         The next batch is read, and the one before computed, while the caller works. Raises
         ValueError, naming the image, for features that are not finite.

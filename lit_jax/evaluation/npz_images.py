@@ -75,7 +75,7 @@ class NpzImages:
         return colour(images)
 
     def _stream_at(self, index: int) -> IO[bytes]:
-        """The decompressed array from image `index` on."""
+        """Return the decompressed array from image `index` on."""
         if self._stream is None or index < self._position:
             self._stream = open_npz(self._path).open(self._member)
             self._position = 0
@@ -93,8 +93,8 @@ class NpzImages:
         return f"image {index} of {self.name}"
 
     def fingerprint(self) -> str:
-        """sha256 of the file. Raises ValueError when a stored array is not what was written; a
-        compressed one is checked when it is read."""
+        """Return sha256 of the file. Raises ValueError when a stored array is not what was written;
+        a compressed one is checked when it is read."""
         digest, crc, position = hashlib.sha256(), 0, 0
         first = _data_offset(self._path, self._info)
         last = first + self._info.compress_size
@@ -111,7 +111,7 @@ class NpzImages:
 
 @contextlib.contextmanager
 def readable(path: Path, remedy: str = "copy or make it again") -> Iterator[None]:
-    """Turns what a damaged npz raises in the block into a ValueError that names the file."""
+    """Turn what a damaged npz raises in the block into a ValueError that names the file."""
     try:
         yield
     except (
@@ -133,7 +133,7 @@ def _cut_short(path: Path) -> str:
 
 
 def open_npz(path: Path) -> zipfile.ZipFile:
-    """The archive behind an npz; ValueError when it is none."""
+    """Return the archive behind an npz; ValueError when it is none."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
@@ -143,7 +143,7 @@ def open_npz(path: Path) -> zipfile.ZipFile:
 
 
 def array_names(archive: zipfile.ZipFile) -> list[str]:
-    """The arrays of an npz."""
+    """Return the arrays of an npz."""
     return sorted(name.removesuffix(".npy") for name in archive.namelist())
 
 
@@ -154,7 +154,8 @@ def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member begin: behind its local header of 30 bytes, name and extras."""
+    """Return where the bytes of a member begin: behind its local header of 30 bytes, name and
+    extras."""
     with open(path, "rb") as file:
         file.seek(info.header_offset + 26)
         lengths = np.frombuffer(file.read(4), "<u2")

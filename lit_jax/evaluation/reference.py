@@ -58,12 +58,13 @@ class Reference:
     warnings: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """A hash (hex) by which a changed reference is noticed: of the file, or of the images."""
+        """Return a hash (hex) by which a changed reference is noticed: of the file, or of the
+        images."""
         return files.sha256_file(self.name) if self.images is None else self.images.fingerprint()
 
 
 def open_reference(config: ReferenceConfig, network: Network) -> Reference:
-    """Raises ValueError for what is missing, no reference, or of another network."""
+    """Raise ValueError for what is missing, no reference, or of another network."""
     path = Path(config.source).expanduser()
     images: ImageSet | None
     given = about = None
@@ -101,7 +102,8 @@ def open_reference(config: ReferenceConfig, network: Network) -> Reference:
 
 
 def _kept_features(path: Path, about: dict[str, Any] | None, wanted: int) -> np.ndarray:
-    """Which of the features in a file with statistics are used: `wanted` of them, 0 for all."""
+    """Return which of the features in a file with statistics are used: `wanted` of them, 0 for
+    all."""
     stored = 0 if about is None else int(about["kept"])
     # Asked for more than there are images, all of them are meant.
     if wanted > stored and (about is None or stored < about["images"]):
@@ -172,7 +174,7 @@ def _npz_reference(
 
 
 def measured_from(reference: Reference, fingerprint: str) -> dict[str, Any]:
-    """What measured statistics depend on, as their file says it."""
+    """Return what measured statistics depend on, as their file says it."""
     assert reference.images is not None
     return {
         "inception": reference.network.identity(),
@@ -185,8 +187,8 @@ def measured_from(reference: Reference, fingerprint: str) -> dict[str, Any]:
 
 
 def cache_file(reference: Reference, fingerprint: str) -> Path:
-    """Where measured statistics are kept. The name holds a hash of all they depend on, so that two
-    jobs never write the same file with different content."""
+    """Return where measured statistics are kept. The name holds a hash of all they depend on, so
+    that two jobs never write the same file with different content."""
     assert reference.cache is not None
     text = json.dumps(measured_from(reference, fingerprint), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:10]
@@ -194,8 +196,8 @@ def cache_file(reference: Reference, fingerprint: str) -> Path:
 
 
 def is_cached(reference: Reference, fingerprint: str) -> bool:
-    """Whether nothing has to be measured: there are no images, or the statistics of these images,
-    by this network, are there already.
+    """Return whether nothing has to be measured: there are no images, or the statistics of these
+    images, by this network, are there already.
 
     Raises ValueError when a file of somebody else has the name of the cache.
     """
@@ -215,7 +217,7 @@ def _agrees(about: dict[str, Any], wanted: dict[str, Any]) -> bool:
 
 
 def check_cache(reference: Reference) -> None:
-    """Raises ValueError unless the cache can be written, before hours of work are done for it."""
+    """Raise ValueError unless the cache can be written, before hours of work are done for it."""
     assert reference.cache is not None
     folder = reference.cache.parent
     while not folder.exists():
@@ -228,7 +230,7 @@ def check_cache(reference: Reference) -> None:
 
 
 def write_cache(reference: Reference, measured: Measured, fingerprint: str, work: Path) -> Path:
-    """Keeps what was measured, in the file that is returned; `work` is a folder for the unfinished
+    """Keep what was measured, in the file that is returned; `work` is a folder for the unfinished
     one."""
     cache = cache_file(reference, fingerprint)
     unfinished = work / "statistics.npz"
@@ -257,7 +259,7 @@ class Known:
 
 
 def read_known(reference: Reference, fingerprint: str) -> Known:
-    """The statistics of a reference, from its file and from its cache.
+    """Return the statistics of a reference, from its file and from its cache.
 
     Raises ValueError when the cache is not, or no longer, that of this reference.
     """

@@ -104,7 +104,7 @@ class Report:
 
 
 def write_report(folder: str | os.PathLike[str], report: Report) -> None:
-    """Writes report.json and report.md into `folder`, each atomically.
+    """Write report.json and report.md into `folder`, each atomically.
 
     Raises ValueError, listing every problem at once and writing nothing, when a value is missing,
     of another type, out of range or not finite, or when a picture does not exist.
@@ -122,14 +122,14 @@ def write_report(folder: str | os.PathLike[str], report: Report) -> None:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """The report as plain JSON types."""
+    """Return the report as plain JSON types."""
     content = dataclasses.asdict(dataclasses.replace(report, rows=list(report.rows)))
     content["protocol"]["weights_sha256"] = dict(report.protocol.weights_sha256)
     return {**content, "pictures": dict(report.pictures)}
 
 
 def to_markdown(report: Report) -> str:
-    """The report for people: table, how to read it, pictures, protocol."""
+    """Return the report for people: table, how to read it, pictures, protocol."""
     protocol, context = report.protocol, report.context
     first, second = (f"{s.name.upper()} {s.steps}" for s in protocol.samplers)
     head = (
@@ -195,7 +195,7 @@ def _protocol_lines(protocol: Protocol, context: Context) -> list[str]:
 
 
 def _problems(report: Report) -> list[str]:
-    """Everything that keeps the report from being written."""
+    """Return everything that keeps the report from being written."""
     protocol, found = report.protocol, []
     for row in report.rows:
         found += _check_fields(row, f"row {row.name!r}")
@@ -224,7 +224,8 @@ def _problems(report: Report) -> list[str]:
 
 
 def _check_fields(record: Any, where: str) -> list[str]:
-    """Type, range and finiteness of the scalar fields of a dataclass, by their annotation."""
+    """Return type, range and finiteness of the scalar fields of a dataclass, by their
+    annotation."""
     found = []
     for field in dataclasses.fields(record):
         value, name = getattr(record, field.name), f"{where}: {field.name}"

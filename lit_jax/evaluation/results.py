@@ -50,8 +50,8 @@ class Scores:
 
 
 def score(samples: Measured, reference: Known, splits: int, log: Log) -> Scores:
-    """All scores that the reference allows. Raises ValueError for a single sample and for empty
-    splits of the Inception Score."""
+    """Return all scores that the reference allows. Raises ValueError for a single sample and for
+    empty splits of the Inception Score."""
     ours, theirs = of_measured(samples), reference.statistics
     values: dict[str, float | None] = dict.fromkeys(TITLES)
     absent: dict[str, str] = {}
@@ -102,7 +102,7 @@ def _score_pairs(
 
 
 def count_warnings(count: int, dimensions: int, what: str) -> list[str]:
-    """What has to be said of the number of images behind a mean and a covariance."""
+    """Return what has to be said of the number of images behind a mean and a covariance."""
     if count >= FEW:
         return []
     text = (
@@ -118,16 +118,16 @@ def count_warnings(count: int, dimensions: int, what: str) -> list[str]:
 
 
 def mean_mismatch(statistics: Statistics, images: Statistics) -> float:
-    """n |difference of the means|^2 / trace of the covariance, for statistics of a data set and of
-    n of its images: about 1 when both come from the same network and the images were drawn at
-    random."""
+    """Return n |difference of the means|^2 / trace of the covariance, for statistics of a data set
+    and of n of its images: about 1 when both come from the same network and the images were drawn
+    at random."""
     gap = images.pool.mean - statistics.pool.mean
     assert images.count is not None
     return float(images.count * (gap @ gap) / np.trace(statistics.pool.covariance))
 
 
 def mismatch_warnings(mismatch: float) -> list[str]:
-    """What has to be said of a `mean_mismatch`."""
+    """Return what has to be said of a `mean_mismatch`."""
     if mismatch <= _ODD_MEAN:
         return []
     return [

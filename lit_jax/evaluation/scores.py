@@ -48,7 +48,7 @@ class Moments:
         self._scatter = np.zeros((dimensions, dimensions))  # sum of (x - mean)(x - mean)^T
 
     def update(self, features_NxD: np.ndarray) -> None:
-        """Adds the rows of float [N, D]. Raises ValueError for another D or non-finite values."""
+        """Add the rows of float [N, D]. Raises ValueError for another D or non-finite values."""
         values_NxD = np.asarray(features_NxD, np.float64)
         if values_NxD.ndim != 2 or values_NxD.shape[1] != len(self.mean):
             raise ValueError(f"features have shape {values_NxD.shape}, not [N, {len(self.mean)}]")
@@ -61,7 +61,7 @@ class Moments:
         self._merge(len(values_NxD), mean, centred_NxD.T @ centred_NxD)
 
     def merge(self, other: Moments) -> None:
-        """Adds the examples of `other`. Raises ValueError for another D."""
+        """Add the examples of `other`. Raises ValueError for another D."""
         if other.mean.shape != self.mean.shape:
             raise ValueError(f"moments of {len(other.mean)} features, not {len(self.mean)}")
         if other.count:
@@ -76,13 +76,13 @@ class Moments:
         self.count = total
 
     def packed(self) -> dict[str, np.ndarray]:
-        """`count` [], `mean` [D] and the lower triangle of the `scatter` [D (D + 1) / 2]."""
+        """Return `count` [], `mean` [D] and the lower triangle of the `scatter` [D (D + 1) / 2]."""
         lower = self._scatter[np.tril_indices(len(self.mean))]
         return {"count": np.asarray(self.count), "mean": self.mean, "scatter": lower}
 
     @classmethod
     def unpacked(cls, count: np.ndarray, mean: np.ndarray, scatter: np.ndarray) -> Moments:
-        """What `packed` gave."""
+        """Return what `packed` gave."""
         result = cls(len(mean))
         result.count, result.mean = int(count), mean
         rows, columns = np.tril_indices(len(mean))
@@ -99,7 +99,7 @@ class Moments:
 
 
 def moments(features_NxD: ArrayLike) -> Moments:
-    """The moments of one array of features [N, D]."""
+    """Return the moments of one array of features [N, D]."""
     values_NxD = np.atleast_1d(features_NxD)
     result = Moments(values_NxD.shape[-1])
     result.update(values_NxD)
@@ -107,7 +107,7 @@ def moments(features_NxD: ArrayLike) -> Moments:
 
 
 def _factor(matrix_DxD: np.ndarray) -> np.ndarray:
-    """L [R, D] with L^T L the positive semi-definite matrix, R its numerical rank.
+    """Return L [R, D] with L^T L the positive semi-definite matrix, R its numerical rank.
 
     Cholesky's factor; with pivoting (Higham, 2002, section 10.3) where rounding noise would take
     part, as in the covariance of fewer examples than features. That costs R^2 D, so little for few
@@ -135,7 +135,7 @@ def _factor(matrix_DxD: np.ndarray) -> np.ndarray:
 def frechet_distance(
     mean_a: ArrayLike, covariance_a: ArrayLike, mean_b: ArrayLike, covariance_b: ArrayLike
 ) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of two Gaussians, the formula behind FID.
+    """Return squared Fréchet (2-Wasserstein) distance of two Gaussians, the formula behind FID.
 
     |m_a - m_b|^2 + tr S_a + tr S_b - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2
 
@@ -163,12 +163,13 @@ def frechet_distance(
 
 
 def moments_distance(a: Moments, b: Moments) -> float:
-    """`frechet_distance` of two accumulated sets."""
+    """Return `frechet_distance` of two accumulated sets."""
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
 def digit_frechet_distance(images_a: np.ndarray, images_b: np.ndarray) -> float:
-    """Fréchet digit distance (FDD): uint8 digits [N, 8, 8, 1] compared in the space "digit-96".
+    """Return Fréchet digit distance (FDD): uint8 digits [N, 8, 8, 1] compared in the space
+    "digit-96".
 
     Not FID, and not comparable with any FID: the features are pixels and pooled differences in
     [0, 1], not activations of Inception. Like every Fréchet distance of finite samples it is biased
@@ -191,7 +192,8 @@ class InceptionScore(NamedTuple):
 def inception_score(
     logits_NxL: ArrayLike, splits: int = 10, split_size: int | None = None
 ) -> InceptionScore:
-    """exp of the mean KL(p(y|x) || p(y)) over the examples of a split (Salimans et al., 2016).
+    """Return exp of the mean KL(p(y|x) || p(y)) over the examples of a split (Salimans et al.,
+    2016).
 
     Takes logits [N, L], whose softmax is p(y|x); the ADM suite takes those without bias. A split is
     a run of consecutive examples: `splits` of them, the i-th from i N // splits on, or as many of
@@ -231,8 +233,8 @@ def _score_of_split(logits_NxL: np.ndarray) -> float:
 
 
 def kernel_distance(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """Kernel Inception distance (Binkowski et al., 2018): the unbiased estimate of the squared MMD
-    with the kernel (x.y / D + 1)^3.
+    """Return kernel Inception distance (Binkowski et al., 2018): the unbiased estimate of the
+    squared MMD with the kernel (x.y / D + 1)^3.
 
     Features [N, D]; the whole kernel matrices are summed, block by block. May be negative. Raises
     ValueError below two examples, for unequal D and for values that are not finite.
@@ -259,7 +261,7 @@ def _kernel(x_MxD: np.ndarray, y_MxD: np.ndarray) -> np.ndarray:
 
 
 def _kernel_mean_of_pairs(x_NxD: np.ndarray) -> float:
-    """Mean over all pairs of two different examples."""
+    """Return mean over all pairs of two different examples."""
     total = 0.0
     for i in range(0, len(x_NxD), _BLOCK):
         rows = x_NxD[i : i + _BLOCK]
@@ -277,7 +279,7 @@ def kernel_distance_of_subsets(
     size: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of `kernel_distance` over pairs of random subsets.
+    """Return mean and standard deviation of `kernel_distance` over pairs of random subsets.
 
     The usual way to report KID; the standard deviation is that of one pair of subsets. Subset i is
     a function of `seed` and i. Raises ValueError when a set has fewer than `size` examples.

@@ -58,7 +58,7 @@ def _more(name: str, than: float, found: float) -> Check:
 
 
 def score_checks() -> Iterator[Check]:
-    """The formulas, on made-up features and logits. No images, no network."""
+    """Yield the formulas, on made-up features and logits. No images, no network."""
     features = np.random.default_rng(0).normal(size=(500, 32)) @ np.diag(np.linspace(0.1, 3, 32))
     moments = scores.moments(features)
     yield from gaussian_checks("scores: FID", Gaussian(moments.mean, moments.covariance))
@@ -81,7 +81,7 @@ def score_checks() -> Iterator[Check]:
 
 
 def gaussian_checks(name: str, gaussian: Gaussian) -> Iterator[Check]:
-    """Distances of a Gaussian to itself, moved by a vector v, and with its spread doubled: 0,
+    """Yield distances of a Gaussian to itself, moved by a vector v, and with its spread doubled: 0,
     |v|^2 and the trace of the covariance."""
     mean, covariance = gaussian
     trace = float(np.trace(covariance))
@@ -97,7 +97,7 @@ def gaussian_checks(name: str, gaussian: Gaussian) -> Iterator[Check]:
 
 
 def image_checks(images_NxHxWx3: np.ndarray, extractor: FeatureExtractor) -> Iterator[Check]:
-    """Features of images, of the same in another order, and of images that get worse."""
+    """Yield features of images, of the same in another order, and of images that get worse."""
     pool_NxD = _pool(images_NxHxWx3, extractor)
     again_NxD = _pool(images_NxHxWx3[::-1], extractor)[::-1]
     largest = float(np.abs(pool_NxD).max())
@@ -124,7 +124,7 @@ def image_checks(images_NxHxWx3: np.ndarray, extractor: FeatureExtractor) -> Ite
 
 
 def synthetic_images(count: int = IMAGES) -> np.ndarray:
-    """Smooth pictures that nobody needs to download: uint8 [count, 64, 64, 3]."""
+    """Return smooth pictures that nobody needs to download: uint8 [count, 64, 64, 3]."""
     coarse = np.random.default_rng(2).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
     side = (_SYNTHETIC, _SYNTHETIC)
     pictures = (Image.fromarray(c).resize(side, Image.Resampling.BICUBIC) for c in coarse)

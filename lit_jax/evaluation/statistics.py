@@ -43,7 +43,7 @@ class Statistics:
 
 
 def of_measured(measured: Measured) -> Statistics:
-    """The statistics of images. Raises ValueError for a single one."""
+    """Return the statistics of images. Raises ValueError for a single one."""
     return Statistics(_gaussian(measured.pool), _gaussian(measured.spatial), measured.count)
 
 
@@ -52,7 +52,7 @@ def _gaussian(moments: Moments) -> Gaussian:
 
 
 def has_statistics(path: Path) -> bool:
-    """Whether an npz holds a mean and a covariance."""
+    """Return whether an npz holds a mean and a covariance."""
     with open_npz(path) as archive:
         names = set(array_names(archive))
     if ("mu" in names) != ("sigma" in names):
@@ -61,7 +61,7 @@ def has_statistics(path: Path) -> bool:
 
 
 def read_about(path: Path) -> dict[str, Any] | None:
-    """What one of our own files says of itself; None for other files."""
+    """Return what one of our own files says of itself; None for other files."""
     with open_npz(path) as archive:
         if "about" not in array_names(archive):
             return None
@@ -79,7 +79,7 @@ def read_about(path: Path) -> dict[str, Any] | None:
 
 
 def read_statistics(path: Path, network: Network) -> Statistics:
-    """The statistics in `path`. Raises ValueError when they cannot be those of `network`."""
+    """Return the statistics in `path`. Raises ValueError when they cannot be those of `network`."""
     about = read_about(path)
     if about is not None and about["inception"] != network.identity():
         theirs, ours = about["inception"], network.identity()
@@ -99,12 +99,12 @@ def read_statistics(path: Path, network: Network) -> Statistics:
 
 
 def read_kept(path: Path) -> np.ndarray:
-    """Pool features [K, D] in one of our own files."""
+    """Return pool features [K, D] in one of our own files."""
     return _array(path, "kept")
 
 
 def write_statistics(file: Any, measured: Measured, about: Mapping[str, Any]) -> None:
-    """Writes one of our own files into an open binary file. `about` gets the version and counts."""
+    """Write one of our own files into an open binary file. `about` gets the version and counts."""
     statistics = of_measured(measured)
     assert statistics.spatial is not None
     text = json.dumps({"version": VERSION, **about, "count": measured.count}, sort_keys=True)

@@ -33,7 +33,7 @@ def inherit(
     reinitialise: Sequence[str] = (),
     freeze: Sequence[str] = (),
 ) -> tuple[Params, InheritanceReport]:
-    """The student's initial parameters, and where each of them comes from.
+    """Return the student's initial parameters, and where each of them comes from.
 
     Leaves that `policy` (a row of POLICIES) names are copied from the teacher, all others stay as
     they are in `student_params`. `reinitialise` and `freeze` are regular expressions searched for
@@ -74,7 +74,8 @@ def inherit(
 
 
 def _label_rows(student: DenoiserConfig, teacher: DenoiserConfig) -> list[tuple[slice, slice]]:
-    """(student rows, teacher rows) that mean the same: all classes, or none, and the null row."""
+    """Return (student rows, teacher rows) that mean the same: all classes, or none, and the null
+    row."""
     assert isinstance(student, LabelledConfig) and isinstance(teacher, LabelledConfig), "no labels"
     pairs = []
     if student.num_classes == teacher.num_classes:
@@ -90,7 +91,8 @@ def _label_rows(student: DenoiserConfig, teacher: DenoiserConfig) -> list[tuple[
 
 
 def _take(own: Array, given: Array, rows: list[tuple[slice, slice]] | None) -> tuple[Array, int]:
-    """A copy of `given` (or of some of its rows within `own`) as `own` is stored; its size."""
+    """Return a copy of `given` (or of some of its rows within `own`) as `own` is stored; its
+    size."""
     if rows is None:
         return _like(own, given), given.size
     count = sum(given[source].size for _, source in rows)
@@ -106,7 +108,7 @@ def _take(own: Array, given: Array, rows: list[tuple[slice, slice]] | None) -> t
 
 
 def _like(own: Array, given: Array) -> Array:
-    """A copy of `given` with the dtype, and for jax arrays the sharding, of `own`."""
+    """Return a copy of `given` with the dtype, and for jax arrays the sharding, of `own`."""
     if not isinstance(own, jax.Array):
         return np.array(given, dtype=own.dtype)
     if given.dtype != own.dtype:

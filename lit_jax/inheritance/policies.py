@@ -52,7 +52,7 @@ def inherited_paths(
     policy: str,
     reinitialise: Sequence[str] = (),
 ) -> list[str]:
-    """The student's paths that `inherit` fills from the teacher; only shapes are looked at.
+    """Return the student's paths that `inherit` fills from the teacher; only shapes are looked at.
 
     Raises ValueError as `inherit` does, so that a job can refuse before it loads anything.
     """
@@ -76,7 +76,8 @@ def inherited_paths(
 
 
 def matching(patterns: Sequence[str], student: Params) -> list[str]:
-    """The student's paths in which any pattern is found; every pattern must be found in one."""
+    """Return the student's paths in which any pattern is found; every pattern must be found in
+    one."""
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in student):
             raise ValueError(
@@ -125,7 +126,8 @@ def _check_shapes(
 
 
 def _meaning(path: str, shape: Shape, config: DenoiserConfig) -> Shape:
-    """The shape with patch axes spelled out: 2x2 patches of 4 channels are not 4x4 of one."""
+    """Return the shape with patch axes spelled out: 2x2 patches of 4 channels are not 4x4 of
+    one."""
     p, D = config.patch_size, config.hidden_size
     if path == "x_embedder/kernel":
         return (p, p, config.in_channels, D)
@@ -138,7 +140,7 @@ def _meaning(path: str, shape: Shape, config: DenoiserConfig) -> Shape:
 def _other_meanings(
     chosen: Sequence[str], student: DenoiserConfig, teacher: DenoiserConfig
 ) -> list[str]:
-    """Where equal shapes of text-to-image networks are not the same function."""
+    """Return where equal shapes of text-to-image networks are not the same function."""
     if not isinstance(student, PixArtConfig) or not isinstance(teacher, PixArtConfig):
         return []
     problems = []

@@ -36,13 +36,13 @@ class InheritanceReport:
         return sums | {"student": sums["inherited"] + sums["new"]}
 
     def to_json(self) -> str:
-        """The report as JSON, sorted."""
+        """Return the report as JSON, sorted."""
         return json.dumps(
             dataclasses.asdict(self) | {"totals": self.totals}, indent=2, sort_keys=True
         )
 
     def table(self) -> str:
-        """The report as lines of text, one per parameter, totals last."""
+        """Return the report as lines of text, one per parameter, totals last."""
         paths = list(dict.fromkeys([*self.inherited, *self.new, *self.dropped]))
         width = max(map(len, paths), default=4)
         header = f"{'path':{width}}  {'inherited':>12}{'new':>12}{'frozen':>12}{'dropped':>12}"
@@ -87,7 +87,8 @@ def remarks(
 
 
 def _scale_notes(student: PixArtConfig, teacher: PixArtConfig) -> list[str]:
-    """How the scaled position table of a text-to-image network changes: nothing is resampled."""
+    """Return how the scaled position table of a text-to-image network changes: nothing is
+    resampled."""
     if (student.grid, student.pe_interpolation) == (teacher.grid, teacher.pe_interpolation):
         return []
     old, new = (

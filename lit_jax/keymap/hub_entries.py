@@ -24,7 +24,7 @@ def refuse_unlike(
 
 
 def read_entries(config: Mapping[str, Any], cls: type[T], network: str) -> T:
-    """The entries that are fields of the dataclass `cls`; null is as good as absent.
+    """Return the entries that are fields of the dataclass `cls`; null is as good as absent.
 
     Raises one ValueError that names every absent entry without default, and one for an entry of
     another type.
@@ -38,7 +38,8 @@ def read_entries(config: Mapping[str, Any], cls: type[T], network: str) -> T:
 
 
 def outputs_variance(channels: int, outputs: int | None, network: str) -> bool:
-    """Whether `out_channels`, as many as `in_channels` when not said, has variance channels."""
+    """Return whether `out_channels`, as many as `in_channels` when not said, has variance
+    channels."""
     outputs = channels if outputs is None else outputs
     if outputs not in (channels, 2 * channels):
         raise ValueError(

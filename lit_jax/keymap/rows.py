@@ -33,7 +33,8 @@ class Transform:
 
 
 def _patch_to_param(weight: np.ndarray) -> np.ndarray:
-    """Convolution weight [D, C, p, p] -> kernel [p*p*C, D], rows ordered row, column, channel."""
+    """Return convolution weight [D, C, p, p] -> kernel [p*p*C, D], rows ordered row, column,
+    channel."""
     return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
 
@@ -112,7 +113,7 @@ class Row:
 
 
 def linear(source: str, *targets: str, **options: Any) -> tuple[Row, Row]:
-    """Weight and bias of one torch Linear."""
+    """Return weight and bias of one torch Linear."""
     return (
         Row(f"{source}.weight", tuple(f"{t}/kernel" for t in targets), "dense", **options),
         Row(f"{source}.bias", tuple(f"{t}/bias" for t in targets), "as_is", **options),
@@ -120,7 +121,7 @@ def linear(source: str, *targets: str, **options: Any) -> tuple[Row, Row]:
 
 
 def conv(source: str, target: str) -> tuple[Row, Row]:
-    """Weight and bias of one torch Conv2d."""
+    """Return weight and bias of one torch Conv2d."""
     return (
         Row(f"{source}.weight", (f"{target}/kernel",), "conv"),
         Row(f"{source}.bias", (f"{target}/bias",), "as_is"),
@@ -128,7 +129,7 @@ def conv(source: str, target: str) -> tuple[Row, Row]:
 
 
 def norm(source: str, target: str, **options: Any) -> tuple[Row, Row]:
-    """Weight and bias of one torch LayerNorm or GroupNorm."""
+    """Return weight and bias of one torch LayerNorm or GroupNorm."""
     return (
         Row(f"{source}.weight", (f"{target}/scale",), "as_is", **options),
         Row(f"{source}.bias", (f"{target}/bias",), "as_is", **options),
@@ -162,14 +163,15 @@ class Layout:
         return all(k in keys for k in self.marks) and not any(k in keys for k in self.lacks)
 
     def reason_to_drop(self, key: str) -> str | None:
-        """Why `key` is not needed, None if it is not on the list."""
+        """Return why `key` is not needed, None if it is not on the list."""
         for pattern, reason in self.droppable.items():
             if re.fullmatch(pattern, key):
                 return reason
         return None
 
     def source_of(self, target: str, **numbers: int) -> str | None:
-        """The torch key of a parameter, `{block}` being 0 unless `numbers` says otherwise."""
+        """Return the torch key of a parameter, `{block}` being 0 unless `numbers` says
+        otherwise."""
         for row in self.rows:
             if target in row.targets:
                 return row.source.format(**({"block": 0} | numbers))

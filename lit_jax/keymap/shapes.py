@@ -21,27 +21,28 @@ class Shapes:
     tensors: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, target: str, **numbers: int) -> str:
-        """The torch key of a parameter, whether or not it is there."""
+        """Return the torch key of a parameter, whether or not it is there."""
         key = self.layout.source_of(target, **numbers)
         if key is None:
             raise ValueError(f"layout {self.layout.name!r} has no row for {target!r}")
         return key
 
     def of(self, target: str, **numbers: int) -> Shape | None:
-        """Torch shape of the tensor that holds `target` (of block 0 unless `block=` says), None if
-        there is none, or no row for it. A fused tensor is given whole."""
+        """Return Torch shape of the tensor that holds `target` (of block 0 unless `block=` says),
+        None if there is none, or no row for it. A fused tensor is given whole."""
         key = self.layout.source_of(target, **numbers)
         return None if key is None else self.keys.get(key)
 
     def expect(self, target: str, **numbers: int) -> Shape:
-        """The shape of a tensor that has to be there; ValueError when it is not."""
+        """Return the shape of a tensor that has to be there; ValueError when it is not."""
         shape = self.of(target, **numbers)
         if shape is None:
             raise ValueError(f"key {self.key(target, **numbers)!r} is missing")
         return shape
 
     def ranked(self, name: str, shape: Shape, rank: int) -> Shape:
-        """`shape`, which has to have `rank` axes, none of them empty; `name` is a path or key."""
+        """Return `shape`, which has to have `rank` axes, none of them empty; `name` is a path or
+        key."""
         key = self.layout.source_of(name) or name
         if len(shape) != rank:
             raise ValueError(f"{key!r} has shape {shape}; {rank} axes are needed")
@@ -53,8 +54,8 @@ class Shapes:
         return self.of(target) is not None
 
     def count(self, target: str, placeholder: str = "block", **numbers: int) -> int:
-        """How many of 0, 1, ... have this parameter, without a gap; later ones are strays, and
-        reported as unused keys."""
+        """Return how many of 0, 1, ... have this parameter, without a gap; later ones are strays,
+        and reported as unused keys."""
         return next(
             n for n in itertools.count() if self.of(target, **(numbers | {placeholder: n})) is None
         )
@@ -85,8 +86,8 @@ class Detector:
 
 
 def mlp_ratio(width: int, hidden: int, told: Mapping[str, Any]) -> float:
-    """A ratio whose product with the hidden size truncates to the stored width; the one that was
-    told if it does."""
+    """Return a ratio whose product with the hidden size truncates to the stored width; the one that
+    was told if it does."""
     if "mlp_ratio" in told and 0 <= hidden * told["mlp_ratio"] - width < 1:
         return float(told["mlp_ratio"])
     ratio = width / hidden

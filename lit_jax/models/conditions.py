@@ -42,7 +42,8 @@ class TextCondition:
 def drop_captions(
     cond: TextCondition, drop_B: jax.Array, null_caption_LxC: jax.Array
 ) -> TextCondition:
-    """`cond` with the tokens of every example where `drop_B` is true replaced by the null caption.
+    """Return `cond` with the tokens of every example where `drop_B` is true replaced by the null
+    caption.
 
     The mask stays that of the original caption, as in the official training and guidance code: the
     null caption is cut to the length of the caption it stands for. Raises ValueError when the null
@@ -66,7 +67,7 @@ def drop_captions(
 
 
 def check_condition(cond: Any, config: PixArtConfig, batch: int) -> None:
-    """Raises ValueError unless `cond` is a TextCondition for `batch` images of this model."""
+    """Raise ValueError unless `cond` is a TextCondition for `batch` images of this model."""
     if not isinstance(cond, TextCondition):
         raise ValueError(
             f"cond is {type(cond).__name__}; this model takes a TextCondition(tokens, mask)"

@@ -33,17 +33,19 @@ CAPTION_TOKENS = 300
 
 
 def attention_macs(config: DenoiserConfig) -> int:
-    """MACs of all self-attention layers for one image, as Eq. 4 of the LiT paper counts them."""
+    """Return MACs of all self-attention layers for one image, as Eq. 4 of the LiT paper counts
+    them."""
     return config.depth * printed_macs(config)
 
 
 def multiplied_attention_macs(config: DenoiserConfig) -> int:
-    """MACs that all self-attention layers really take for one image, convolution included."""
+    """Return MACs that all self-attention layers really take for one image, convolution
+    included."""
     return sum(attention_components(config).values())
 
 
 def caption_tokens(config: PixArtConfig) -> int:
-    """L, of captions of the full length."""
+    """Return L, of captions of the full length."""
     return config.model_max_length or CAPTION_TOKENS
 
 
@@ -52,13 +54,13 @@ def _timestep_macs(width: int) -> int:
 
 
 def _mlp_macs(config: DenoiserConfig) -> int:
-    """Two products per layer; three in the gated MLP of DiG."""
+    """Return two products per layer; three in the gated MLP of DiG."""
     matrices = 3 if isinstance(config, DiGConfig) else 2
     return matrices * config.num_tokens * config.hidden_size * config.mlp_width
 
 
 def _condition_macs(config: DenoiserConfig) -> Macs:
-    """What turns time, labels or captions into modulations, and the cross-attention."""
+    """Return what turns time, labels or captions into modulations, and the cross-attention."""
     N, D = config.num_tokens, config.hidden_size
     if isinstance(config, LabelledConfig):
         return {"embedders": _timestep_macs(D), "modulation": config.depth * 6 * D * D}
@@ -75,8 +77,8 @@ def _condition_macs(config: DenoiserConfig) -> Macs:
 
 
 def forward_components(config: DenoiserConfig) -> Macs:
-    """MACs of a forward pass per image of the nominal size, by COMPONENTS; for PixArt with captions
-    of the full length."""
+    """Return MACs of a forward pass per image of the nominal size, by COMPONENTS; for PixArt with
+    captions of the full length."""
     N, D = config.num_tokens, config.hidden_size
     patch = config.patch_size**2
     macs = dict.fromkeys(COMPONENTS, 0) | attention_components(config) | _condition_macs(config)
@@ -92,15 +94,16 @@ def forward_components(config: DenoiserConfig) -> Macs:
 
 
 def forward_macs(config: DenoiserConfig) -> int:
-    """MACs of a forward pass per image of the nominal size, attention as multiplied."""
+    """Return MACs of a forward pass per image of the nominal size, attention as multiplied."""
     return sum(forward_components(config).values())
 
 
 def train_step_flops(
     config: DenoiserConfig, batch_size: int, teacher: DenoiserConfig | None = None
 ) -> float:
-    """Floating-point operations of one training step: forward and backward (3 x) of the student,
-    forward of the teacher; two operations per MAC. Recomputation by remat is not counted."""
+    """Return floating-point operations of one training step: forward and backward (3 x) of the
+    student, forward of the teacher; two operations per MAC. Recomputation by remat is not counted.
+    """
     macs = 3 * forward_macs(config) + (forward_macs(teacher) if teacher is not None else 0)
     return 2.0 * macs * batch_size
 
@@ -119,8 +122,8 @@ PARAMETER_COMPONENTS = (
 
 
 def parameter_components(config: DenoiserConfig) -> dict[str, int]:
-    """Parameters by COMPONENTS, from the shapes of the network itself. Everything inside a mixer
-    but its filters counts as "projections", its norms, scales and position tables too."""
+    """Return parameters by COMPONENTS, from the shapes of the network itself. Everything inside a
+    mixer but its filters counts as "projections", its norms, scales and position tables too."""
     counts = dict.fromkeys(COMPONENTS, 0)
     for path, leaf in jax.tree.leaves_with_path(functional.abstract_params(config)):
         name = "/".join(str(key.key) for key in path)

@@ -24,25 +24,26 @@ token grid)."""
 
 
 def circle(window_size: int) -> list[tuple[int, int]]:
-    """The offsets (rows, columns) at a distance strictly below `window_size`: CLEAR's window."""
+    """Return the offsets (rows, columns) at a distance strictly below `window_size`: CLEAR's
+    window."""
     reach = range(1 - window_size, window_size)
     return [(y, x) for y in reach for x in reach if y * y + x * x < window_size**2]
 
 
 def window_keys(window_size: int) -> int:
-    """Keys of a query whose circle lies inside the image: 193 for r = 8, 793 for r = 16."""
+    """Return keys of a query whose circle lies inside the image: 193 for r = 8, 793 for r = 16."""
     return len(circle(window_size))
 
 
 def window_pairs(grid: tuple[int, int], window_size: int) -> int:
-    """Pairs of query and key on a token grid, where the border cuts circles: the sum over offsets
-    of the number of queries whose key at that offset is inside."""
+    """Pair of query and key on a token grid, where the border cuts circles: the sum over offsets of
+    the number of queries whose key at that offset is inside."""
     R, C = grid
     return sum(max(0, R - abs(y)) * max(0, C - abs(x)) for y, x in circle(window_size))
 
 
 def attended_share(window_size: int, image_tokens: int, text_tokens: int = 0) -> float:
-    """Keys of an inner query as a share of all keys, text tokens being keys of everyone.
+    """Return keys of an inner query as a share of all keys, text tokens being keys of everyone.
 
     CLEAR (section 1) claims 99.5% fewer attention FLOPs at 8192 x 8192 pixels: 512^2 image tokens,
     512 text tokens and r = 16 leave 0.50% of the keys.
@@ -52,7 +53,7 @@ def attended_share(window_size: int, image_tokens: int, text_tokens: int = 0) ->
 
 
 def kept_tokens(config: PixArtConfig) -> int:
-    """Tokens that the key/value compression of PixArt leaves, N without one."""
+    """Return tokens that the key/value compression of PixArt leaves, N without one."""
     compression = config.kv_compress_config
     if compression is None:
         return config.num_tokens
@@ -65,14 +66,14 @@ def kept_tokens(config: PixArtConfig) -> int:
 
 
 def softmax_macs(config: DenoiserConfig, attended: int | None = None) -> Macs:
-    """4 N D^2 + 2 N M D (LiT paper, Eq. 4, MHSA, where M = N)."""
+    """Return 4 N D^2 + 2 N M D (LiT paper, Eq. 4, MHSA, where M = N)."""
     N, D = config.num_tokens, config.hidden_size
     attended = N if attended is None else attended
     return {"projections": 4 * N * D * D, "attention": 2 * N * attended * D, "convolution": 0}
 
 
 def linear_macs(config: DenoiserConfig, state_products: int = 2) -> Macs:
-    """4 N D^2 + N D + F N D^2 / h + K^2 N D with F = `state_products`.
+    """Return 4 N D^2 + N D + F N D^2 / h + K^2 N D with F = `state_products`.
 
     Algorithm 1 of LiT has F = 2: the state of h matrices (D/h)^2 is summed up from N tokens and
     read by N queries. N D is the normaliser. Focused and SANA's linear attention multiply the same.
@@ -87,7 +88,8 @@ def linear_macs(config: DenoiserConfig, state_products: int = 2) -> Macs:
 
 
 def window_macs(config: DenoiserConfig) -> Macs:
-    """4 N D^2 + 2 P D + 2 N M D for P pairs within the circles and M = N / f^2 pooled tokens.
+    """Return 4 N D^2 + 2 P D + 2 N M D for P pairs within the circles and M = N / f^2 pooled
+    tokens.
 
     Pooling weighs every key and value once, 2 N D, which counts as a filter.
     """
@@ -103,8 +105,8 @@ def window_macs(config: DenoiserConfig) -> Macs:
 
 
 def gated_macs(config: DenoiserConfig) -> Macs:
-    """Gated linear attention of DiG in chunks of C tokens, with Dk and Dv channels of keys and
-    values, and the filters that follow the block.
+    """Return gated linear attention of DiG in chunks of C tokens, with Dk and Dv channels of keys
+    and values, and the filters that follow the block.
 
     Projections: N (2 D Dk + 3 D Dv + 16 (D + Dk)), the last for the decays, of rank 16. Per token
     the state of h matrices Dk/h x Dv/h is written and read, 2 Dk Dv / h; a query is compared with
@@ -138,14 +140,15 @@ PRINTED_STATE_PRODUCTS = 3
 
 
 def printed_macs(config: DenoiserConfig) -> int:
-    """MACs per layer as Eq. 4 of the LiT paper prints them; what has no printed form as it is."""
+    """Return MACs per layer as Eq. 4 of the LiT paper prints them; what has no printed form as it
+    is."""
     row = MIXER_MACS[config.mixer]
     macs = linear_macs(config, PRINTED_STATE_PRODUCTS) if row is linear_macs else row(config)
     return sum(macs.values())
 
 
 def attention_components(config: DenoiserConfig) -> Macs:
-    """MACs of all layers by component.
+    """Return MACs of all layers by component.
 
     Layers of PixArt that compress keys and values attend to fewer of them; learned filters weigh
     every key and value once.

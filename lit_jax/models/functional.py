@@ -17,12 +17,12 @@ Params = dict[str, Any]
 
 
 def build(config: NetworkConfig, rngs: nnx.Rngs) -> Any:
-    """The freshly initialised module that `config` describes."""
+    """Return the freshly initialised module that `config` describes."""
     return family_of(config).load_module()(config, rngs=rngs)
 
 
 def create_model(name: str, *, seed: int = 0, **overrides: Any) -> Any:
-    """A freshly initialised model.
+    """Return a freshly initialised model.
 
     `create_model("LiT-XL/2")`, or a family with the official argument names:
     `create_model("DiT", hidden_size=96, depth=3, num_heads=4, patch_size=2, input_size=16)`.
@@ -32,13 +32,14 @@ def create_model(name: str, *, seed: int = 0, **overrides: Any) -> Any:
 
 
 def pure_params(state: nnx.State) -> Params:
-    """A state as nested dicts with string keys; the entries of a list are "0", "1", ..."""
+    """Return a state as nested dicts with string keys; the entries of a list are "0", "1", ..."""
     flat = traverse_util.flatten_dict(nnx.to_pure_dict(state))
     return traverse_util.unflatten_dict({tuple(map(str, path)): v for path, v in flat.items()})
 
 
 def init_params(config: NetworkConfig, key: jax.Array) -> Params:
-    """Initial parameters as a plain nested dict; pure, so it can be jitted with out_shardings."""
+    """Return initial parameters as a plain nested dict; pure, so it can be jitted with
+    out_shardings."""
     return pure_params(nnx.state(build(config, nnx.Rngs(key)), nnx.Any(nnx.Param, Buffer)))
 
 
@@ -49,26 +50,27 @@ def _abstract_model(config: NetworkConfig) -> tuple[nnx.GraphDef[Any], nnx.State
 
 
 def abstract_model(config: NetworkConfig) -> tuple[nnx.GraphDef[Any], nnx.State]:
-    """Graph definition and abstract state, the static half of the functional core."""
+    """Return graph definition and abstract state, the static half of the functional core."""
     graphdef, state = _abstract_model(config)
     return graphdef, jax.tree.map(lambda leaf: leaf, state)
 
 
 def abstract_params(config: NetworkConfig) -> Params:
-    """Shapes and dtypes of the parameters, without allocating any."""
+    """Return shapes and dtypes of the parameters, without allocating any."""
     shapes: Params = jax.tree.map(lambda leaf: leaf, pure_params(_abstract_model(config)[1]))
     return shapes
 
 
 def buffer_paths(config: NetworkConfig) -> tuple[str, ...]:
-    """Paths of the arrays in the parameter tree that are never trained, such as a null caption."""
+    """Return paths of the arrays in the parameter tree that are never trained, such as a null
+    caption."""
     graphdef, state = _abstract_model(config)
     buffers = nnx.state(nnx.merge(graphdef, state), Buffer)
     return tuple("/".join(path) for path in traverse_util.flatten_dict(pure_params(buffers)))
 
 
 def with_params(config: NetworkConfig, params: Params) -> Any:
-    """The model holding `params`; raises ValueError if the tree does not fit."""
+    """Return the model holding `params`; raise ValueError if the tree does not fit."""
     graphdef, state = abstract_model(config)
     _check_tree(params, pure_params(state))
     nnx.replace_by_pure_dict(state, params)
@@ -76,7 +78,7 @@ def with_params(config: NetworkConfig, params: Params) -> Any:
 
 
 def _check_tree(params: Params, expected: Params) -> None:
-    """Raises ValueError naming every parameter that is missing, unknown or of another shape."""
+    """Raise ValueError naming every parameter that is missing, unknown or of another shape."""
     ours, wanted = (
         {"/".join(str(key.key) for key in path): leaf.shape for path, leaf in leaves}
         for leaves in map(jax.tree.leaves_with_path, (params, expected))
@@ -93,8 +95,8 @@ def _check_tree(params: Params, expected: Params) -> None:
 
 
 def apply_fn(config: NetworkConfig, method: str = "__call__") -> Callable[..., Any]:
-    """`f(params, *inputs) -> output`, the pure function of a network, or of another of its methods;
-    for a denoiser the inputs are x, t and cond."""
+    """Return `f(params, *inputs) -> output`, the pure function of a network, or of another of its
+    methods; for a denoiser the inputs are x, t and cond."""
 
     def apply(params: Params, *inputs: Any) -> Any:
         return getattr(with_params(config, params), method)(*inputs)
@@ -103,5 +105,5 @@ def apply_fn(config: NetworkConfig, method: str = "__call__") -> Callable[..., A
 
 
 def count_params(params: Params) -> int:
-    """Number of scalars in a parameter tree (arrays or shapes)."""
+    """Return number of scalars in a parameter tree (arrays or shapes)."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

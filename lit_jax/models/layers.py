@@ -23,7 +23,8 @@ class Buffer(nnx.Variable[jax.Array]):
 
 
 def xavier_uniform(fan_in: int, fan_out: int) -> Initializer:
-    """Uniform on +-sqrt(6 / (fan_in + fan_out)), with the fans given instead of read off the shape.
+    """Return uniform on +-sqrt(6 / (fan_in + fan_out)), with the fans given instead of read off the
+    shape.
 
     The official DiT initialises q, k and v as one matrix with fan_out = 3D, so the fans of a
     separate projection cannot be inferred from its own shape.
@@ -88,7 +89,8 @@ class Mlp(nnx.Module):
 
 
 def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
-    """Layer norm without scale and bias over the last axis, two-pass statistics in float32."""
+    """Return layer norm without scale and bias over the last axis, two-pass statistics in
+    float32."""
     x32 = x.astype(jnp.float32)
     centred = x32 - jnp.mean(x32, axis=-1, keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
@@ -113,12 +115,12 @@ class LayerNorm(nnx.Module):
 
 
 def modulate(x_BxNxD: jax.Array, shift_BxD: jax.Array, scale_BxD: jax.Array) -> jax.Array:
-    """x (1 + scale) + shift, broadcast over tokens (DiT, section 3.2, adaLN)."""
+    """Return x (1 + scale) + shift, broadcast over tokens (DiT, section 3.2, adaLN)."""
     return x_BxNxD * (1 + scale_BxD[:, None]) + shift_BxD[:, None]
 
 
 def timestep_embedding(t_B: jax.Array, width: int = 256) -> jax.Array:
-    """[cos(t f_j), sin(t f_j)] with f_j = 10000^(-j / (width/2)): [B] -> float32 [B, width].
+    """Return [cos(t f_j), sin(t f_j)] with f_j = 10000^(-j / (width/2)): [B] -> float32 [B, width].
 
     Computed in float32 whatever the compute dtype: the spacing of bfloat16 at t=999 is 4.
     """
@@ -155,14 +157,15 @@ class LabelEmbedder(nnx.Module):
 
 
 def patchify(x_BxHxWxC: jax.Array, patch: int) -> jax.Array:
-    """[B, H, W, C] -> [B, N, patch*patch*C]; inside a patch: row, column, channel (fastest)."""
+    """Return [B, H, W, C] -> [B, N, patch*patch*C]; inside a patch: row, column, channel
+    (fastest)."""
     B, H, W, C = x_BxHxWxC.shape
     x = x_BxHxWxC.reshape(B, H // patch, patch, W // patch, patch, C)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, -1, patch * patch * C)
 
 
 def unpatchify(x_BxNxP: jax.Array, grid: tuple[int, int], patch: int) -> jax.Array:
-    """Inverse of `patchify` for a token grid of `grid` rows and columns."""
+    """Return inverse of `patchify` for a token grid of `grid` rows and columns."""
     B, _, P = x_BxNxP.shape
     x = x_BxNxP.reshape(B, grid[0], grid[1], patch, patch, P // (patch * patch))
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(B, grid[0] * patch, grid[1] * patch, -1)

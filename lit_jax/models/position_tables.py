@@ -6,7 +6,7 @@ import numpy as np
 
 
 def sincos_table(rows_R: np.ndarray, columns_C: np.ndarray, width: int) -> np.ndarray:
-    """Sine-cosine code of every (row, column) position: float32 [R * C, width].
+    """Return sine-cosine code of every (row, column) position: float32 [R * C, width].
 
     Row-major tokens; the first half of the channels encodes the column, the second half the row;
     each half is [sin, cos]. float64 mathematics, cast at the end.
@@ -22,14 +22,15 @@ def sincos_table(rows_R: np.ndarray, columns_C: np.ndarray, width: int) -> np.nd
 
 
 def sincos_position_table(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed two-dimensional table of DiT, positions 0, 1, ...: float32 [rows * columns, width]."""
+    """Return the fixed two-dimensional table of DiT, positions 0, 1, ...: float32 [rows * columns,
+    width]."""
     return sincos_table(np.arange(grid[0]), np.arange(grid[1]), width)
 
 
 def scaled_position_table(
     grid: tuple[int, int], width: int, base: tuple[int, int], interpolation: float
 ) -> np.ndarray:
-    """Fixed two-dimensional table of PixArt: float32 [rows * columns, width].
+    """Return the fixed two-dimensional table of PixArt: float32 [rows * columns, width].
 
     Token i of n along an axis stands at i / (n / base) / interpolation, so that a grid of any size
     and shape spans [0, base / interpolation). float32 in this order of divisions, as upstream.

@@ -15,20 +15,20 @@ Log = Callable[[str], None]
 
 
 def log_on_first_process(text: str) -> None:
-    """Prints on process 0, so that a line appears once."""
+    """Print on process 0, so that a line appears once."""
     if jax.process_index() == 0:
         print(text, flush=True)
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has come here."""
+    """Wait until every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def as_first_process_sees(found: np.ndarray) -> np.ndarray:
-    """`found` of process 0, on all of them: a network file system may show them different things,
-    and what they do together must not depend on it."""
+    """Return `found` of process 0, on all of them: a network file system may show them different
+    things, and what they do together must not depend on it."""
     return np.asarray(multihost_utils.broadcast_one_to_all(found))
 
 
@@ -37,8 +37,8 @@ SECONDS_TO_APPEAR = 120.0
 
 
 def await_files(paths: Iterable[Path]) -> None:
-    """Waits for files that other processes have written. Raises ValueError when they do not show
-    up: the hosts do not share the folder."""
+    """Wait for files that other processes have written. Raises ValueError when they do not show up:
+    the hosts do not share the folder."""
     deadline = time.monotonic() + SECONDS_TO_APPEAR
     for path in paths:
         while not path.exists():

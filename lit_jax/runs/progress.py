@@ -13,7 +13,7 @@ from lit_jax.runs.hosts import Log
 
 
 def duration(seconds: float) -> str:
-    """12.3 s, 4:05, 1:02:03."""
+    """Return 12.3 s, 4:05, 1:02:03."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

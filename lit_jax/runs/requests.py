@@ -13,13 +13,13 @@ REQUEST = "request.json"
 
 
 def plain(request: Mapping[str, Any]) -> dict[str, Any]:
-    """A request as it comes back from its file: tuples are lists, keys are text."""
+    """Return a request as it comes back from its file: tuples are lists, keys are text."""
     content: dict[str, Any] = json.loads(json.dumps(request))
     return content
 
 
 def read_request(path: Path, remedy: str) -> dict[str, Any] | None:
-    """The content of a request file, None when there is none.
+    """Return the content of a request file, None when there is none.
 
     Raises ValueError for a file that is damaged; `remedy` says what to do instead.
     """
@@ -37,8 +37,8 @@ def read_request(path: Path, remedy: str) -> dict[str, Any] | None:
 def require_same_request(
     path: Path, request: Mapping[str, Any], remedy: str, ignored: Collection[str] = ()
 ) -> bool:
-    """Whether the request file `path` exists; raises ValueError, naming every difference, when it
-    asks for something else than `request`.
+    """Return whether the request file `path` exists; raise ValueError, naming every difference,
+    when it asks for something else than `request`.
 
     Entries in `ignored` ("group.name") are for people and may differ.
     """
@@ -55,7 +55,7 @@ def require_same_request(
 def differences(
     stored: Mapping[str, Any], request: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> list[str]:
-    """What a request asks for otherwise than a stored one did, an entry of text each."""
+    """Return what a request asks for otherwise than a stored one did, an entry of text each."""
     was, asked = _flat(stored), _flat(plain(request))
     return [
         f"{name} is {_short(was.get(name))}, asked for is {_short(asked.get(name))}"
@@ -65,7 +65,7 @@ def differences(
 
 
 def require_space(out: Path, needed: int, what: str, remedy: str) -> None:
-    """Raises ValueError unless `needed` bytes are free where `out` is, or will be."""
+    """Raise ValueError unless `needed` bytes are free where `out` is, or will be."""
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -75,7 +75,7 @@ def require_space(out: Path, needed: int, what: str, remedy: str) -> None:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; an entry that is None is no entry."""
+    """Return {"a": {"b": 1}} -> {"a.b": 1}; an entry that is None is no entry."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -86,6 +86,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """Hashes, and whatever else is long, by their beginning."""
+    """Return hashes, and whatever else is long, by their beginning."""
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."

@@ -37,21 +37,21 @@ class CaptionEncoder:
     program: Program
 
     def tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Features float32 [n, D] of the n valid tokens of every text."""
+        """Return features float32 [n, D] of the n valid tokens of every text."""
         return [features_LxD[: int(mask_L.sum())] for features_LxD, mask_L in self._features(texts)]
 
     def null_caption(self) -> np.ndarray:
-        """Features float32 [L, D] of the empty text at all positions."""
+        """Return features float32 [L, D] of the empty text at all positions."""
         ((features_LxD, _),) = self._features([""])
         return features_LxD
 
     def truncated(self, text: str) -> bool:
-        """Whether a text has more tokens than are kept."""
+        """Return whether a text has more tokens than are kept."""
         mask_1xL = self.tokenizer([text], self.max_length + 1)[1]
         return bool(mask_1xL.sum() > self.max_length)
 
     def _features(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features [L, D] and mask [L] of every text."""
+        """Yield features [L, D] and mask [L] of every text."""
         return features_of_each(
             self.program, self.tokenizer, texts, self.max_length, self.batch_size
         )
@@ -66,14 +66,14 @@ def write_null_caption(path: Path, encoder: CaptionEncoder, dtype: str) -> None:
 
 
 def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items in their order; the last one holds what is left."""
+    """Yield lists of `size` items in their order; the last one holds what is left."""
     iterator = iter(items)
     while group := list(itertools.islice(iterator, size)):
         yield group
 
 
 def make_caption_encoder(text: TextConfig, precision: str) -> CaptionEncoder:
-    """Loads the text encoder of a config onto all local devices.
+    """Load the text encoder of a config onto all local devices.
 
     As with images, every device runs the program that one device alone would run on
     `text.batch_size` captions. `precision` is that of float32 products.
@@ -103,7 +103,8 @@ def make_caption_encoder(text: TextConfig, precision: str) -> CaptionEncoder:
 def with_tokens(
     examples: Iterable[LatentExample], encoder: CaptionEncoder
 ) -> Iterator[LatentExample]:
-    """The examples with the features of their captions; a caption that is "" has no tokens."""
+    """Yield the examples with the features of their captions; a caption that is "" has no
+    tokens."""
     none = np.zeros((0, encoder.width), np.float32)
     for group in groups(examples, encoder.batch_size):
         texts = [text for example in group for text in example.captions if text]

@@ -58,13 +58,13 @@ class Protocol:
     seed: int = 0
 
     def function_evaluations(self) -> int:
-        """Evaluations of the network per image, guidance included."""
+        """Return evaluations of the network per image, guidance included."""
         times = SAMPLERS[self.sampler].times(create_process(self.steps))
         return num_function_evaluations(times, self.cfg_scale, self.cfg_interval)
 
 
 def make_process(config: DenoiserConfig, steps: str) -> GaussianProcess:
-    """The (respaced) process whose variance is the one this model was built for."""
+    """Return the (respaced) process whose variance is the one this model was built for."""
     var_type = "learned_range" if config.learn_sigma else "fixed_large"
     return create_process(steps, var_type=var_type)
 
@@ -72,14 +72,15 @@ def make_process(config: DenoiserConfig, steps: str) -> GaussianProcess:
 def load_sharded(
     model: Path | str, mesh: Mesh, param_dtype: str = "float32"
 ) -> tuple[DenoiserConfig, Any]:
-    """Configuration and parameters of a denoiser's folder or workdir, straight onto the mesh."""
+    """Return configuration and parameters of a denoiser's folder or workdir, straight onto the
+    mesh."""
     config = folder.read_denoiser_config(model)
     shardings = sharding.tree_shardings(functional.abstract_params(config), mesh)
     return config, folder.load_model_dir(model, shardings, param_dtype)[1]
 
 
 def load_vae(path: Path | str, mesh: Mesh) -> Vae:
-    """The autoencoder of a model folder, on every device of the mesh.
+    """Return the autoencoder of a model folder, on every device of the mesh.
 
     Raises ValueError when the folder holds another kind of network.
     """
@@ -99,7 +100,8 @@ def make_sampler(
     vae: AutoencoderConfig | None = None,
     decode_batch_size: int = DECODE_BATCH,
 ) -> Callable[..., tuple[jax.Array, jax.Array | None]]:
-    """`f(params, vae_params, image_index_B, label_B) -> (x_BxHxWxC, decoded_BxHxWxC)`, float32.
+    """Return `f(params, vae_params, image_index_B, label_B) -> (x_BxHxWxC, decoded_BxHxWxC)`,
+    float32.
 
     One compiled program, the batch split over the mesh and the results on every device; on a mesh
     with an axis `sequence`, the model's rows are split as well. x is what the model makes;
@@ -139,8 +141,8 @@ def make_sampler(
 def decoder(
     vae: AutoencoderConfig, mesh: Mesh, decode_batch_size: int
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Scaled latents [B, h, w, L] -> images [B, H, W, C]. Every device decodes its own part of the
-    batch, at most `decode_batch_size` images at a time."""
+    """Return scaled latents [B, h, w, L] -> images [B, H, W, C]. Every device decodes its own part
+    of the batch, at most `decode_batch_size` images at a time."""
 
     def decode(params: Any, latents_bxhxwxL: jax.Array) -> jax.Array:
         model = functional.with_params(vae, params)
@@ -168,7 +170,7 @@ class Drawer:
     mesh: Mesh
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-        """Images start .. stop-1 as (number of the first, x, decoded or None), float32."""
+        """Yield images start .. stop-1 as (number of the first, x, decoded or None), float32."""
         for first in range(start, stop, self.batch_size):
             # The last batch is filled with images nobody keeps, so that nothing is compiled twice.
             index_B = np.arange(first, first + self.batch_size, dtype=np.int32)
@@ -185,8 +187,8 @@ class Drawer:
 
 
 def fitting_batch(batch_size: int, count: int, devices: int) -> int:
-    """The size of the batches that draw `count` images: as few batches of about `batch_size` as
-    possible, all of one size, with the same number of images on every device."""
+    """Return the size of the batches that draw `count` images: as few batches of about `batch_size`
+    as possible, all of one size, with the same number of images on every device."""
     batches = -(-count // batch_size)
     return -(-count // (batches * devices)) * devices
 
@@ -202,8 +204,8 @@ def generate(
     log: Log | None = None,
     vae: Vae | None = None,
 ) -> np.ndarray:
-    """Images 0 .. count-1 as float32 [count, H, W, C]: decoded where there is a VAE, otherwise what
-    the model makes."""
+    """Return images 0 .. count-1 as float32 [count, H, W, C]: decoded where there is a VAE,
+    otherwise what the model makes."""
     batch_size = fitting_batch(batch_size, count, sharding.batch_devices(mesh))
     num_steps = create_process(protocol.steps).num_steps
     progress = Progress(-(-count // batch_size) * num_steps, count, log) if log else None
@@ -223,7 +225,7 @@ def draw_grid(
     path: Path,
     vae: Vae | None = None,
 ) -> np.ndarray | None:
-    """A grid of `count` images for looking at a run, saved as PNG: uint8 [height, width, C].
+    """Return a grid of `count` images for looking at a run, saved as PNG: uint8 [height, width, C].
 
     Latents are decoded by `vae`; without one their first three channels are shown, or the first of
     two. None, and no file, when the samples are not finite, as those of a young model may be.
@@ -234,8 +236,8 @@ def draw_grid(
 
 
 def save_grid(images_NxHxWxC: np.ndarray, path: Path) -> np.ndarray | None:
-    """Images in [-1, 1] as a grid uint8 [height, width, 1 or 3], written by process 0; None, and no
-    file, when they are not finite."""
+    """Return images in [-1, 1] as a grid uint8 [height, width, 1 or 3], written by process 0; None,
+    and no file, when they are not finite."""
     if not np.all(np.isfinite(images_NxHxWxC)):
         return None
     shown = 3 if images_NxHxWxC.shape[-1] > 2 else 1
@@ -246,7 +248,7 @@ def save_grid(images_NxHxWxC: np.ndarray, path: Path) -> np.ndarray | None:
 
 
 def place_everywhere(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Host arrays that every process knows whole -> arrays split over the mesh."""
+    """Return host arrays that every process knows whole -> arrays split over the mesh."""
     place = sharding.batch_sharding(mesh)
     return {
         name: jax.make_array_from_callback(array.shape, place, array.__getitem__)
@@ -275,7 +277,7 @@ class Progress:
             self._log(f"  step {self._done}/{self._steps}: {self.speed()}")
 
     def speed(self) -> str:
-        """12.3 images/s, ETA 1:02:03."""
+        """Return 12.3 images/s, ETA 1:02:03."""
         per_step = (time.perf_counter() - self._began) / max(self._done - 1, 1)
         per_second = self._images / (self._steps * max(per_step, 1e-9))
         return f"{per_second:.3g} images/s, ETA {duration(per_step * (self._steps - self._done))}"

@@ -16,13 +16,14 @@ DRAWING = 0x1ABE15  # keeps the labels of a seed apart from its noise
 
 
 def balanced(num_classes: int, seed: int, count: int) -> np.ndarray:
-    """The classes take turns, 0, 1, 2, ...: their counts differ by at most one. int32 [count]."""
+    """Return the classes take turns, 0, 1, 2, ...: their counts differ by at most one. int32
+    [count]."""
     return np.resize(np.arange(num_classes, dtype=np.int32), count)
 
 
 def uniform(num_classes: int, seed: int, count: int) -> np.ndarray:
-    """Every label drawn on its own, as the official DiT does (`sample_ddp.py`). int32 [count];
-    label i is a function of the seed and i, whatever the count."""
+    """Return every label drawn on its own, as the official DiT does (`sample_ddp.py`). int32
+    [count]; label i is a function of the seed and i, whatever the count."""
     key = jax.random.fold_in(jax.random.key(seed), DRAWING)
     return np.asarray(_draw(key, jnp.arange(count), num_classes), np.int32)
 
@@ -46,7 +47,7 @@ def assign_labels(
     policy: str = "balanced",
     seed: int = 0,
 ) -> np.ndarray | None:
-    """The label of each image, int32 [count]; None for an unconditional model.
+    """Return the label of each image, int32 [count]; None for an unconditional model.
 
     `labels`, where given, are repeated in their order; without them a row of `LABEL_POLICIES`
     decides.

@@ -28,8 +28,8 @@ class Prompt:
 
 
 def read_prompts(config: GenerateConfig) -> tuple[Prompt, ...]:
-    """The prompts of a job and their files. Raises ValueError for a file that cannot be read, holds
-    no prompt, or a line that is none."""
+    """Return the prompts of a job and their files. Raises ValueError for a file that cannot be
+    read, holds no prompt, or a line that is none."""
     if config.prompt:
         return (_single(config.prompt.strip(), Path(config.out).name, config.num_images),)
     if config.geneval:
@@ -38,13 +38,13 @@ def read_prompts(config: GenerateConfig) -> tuple[Prompt, ...]:
 
 
 def folder_of(config: GenerateConfig) -> Path:
-    """The folder that the names of files are relative to."""
+    """Return the folder that the names of files are relative to."""
     out = Path(config.out).expanduser()
     return out.parent if config.prompt else out
 
 
 def _single(text: str, name: str, count: int) -> Prompt:
-    """image.png; of several images the grid, beside image_0.png, image_1.png, ..."""
+    """Return image.png; of several images the grid, beside image_0.png, image_1.png, ..."""
     if count == 1:
         return Prompt(text, (name,))
     stem, suffix = name[:-4], name[-4:]
@@ -52,7 +52,7 @@ def _single(text: str, name: str, count: int) -> Prompt:
 
 
 def _numbered(path: Path, count: int) -> tuple[Prompt, ...]:
-    """One prompt per line: 00000.png, 00001.png, ...; of several images 00000_0.png, ..."""
+    """Return one prompt per line: 00000.png, 00001.png, ...; of several images 00000_0.png, ..."""
     return tuple(
         Prompt(
             text,
@@ -63,7 +63,7 @@ def _numbered(path: Path, count: int) -> tuple[Prompt, ...]:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The prompts in a file: one per line, blank lines and # comments are none.
+    """Return the prompts in a file: one per line, blank lines and # comments are none.
 
     Raises ValueError for a file that cannot be read or holds no prompt.
     """
@@ -74,7 +74,8 @@ def texts_of(path: Path) -> list[str]:
 
 
 def _geneval(path: Path, count: int) -> tuple[Prompt, ...]:
-    """The tree that GenEval scores: 00000/metadata.jsonl, 00000/samples/0000.png, 00000/grid.png.
+    """Return the tree that GenEval scores: 00000/metadata.jsonl, 00000/samples/0000.png,
+    00000/grid.png.
 
     Source: Ghosh et al., "GenEval" (2023), section 4 and its published prompts.
     """
@@ -98,7 +99,7 @@ def _geneval(path: Path, count: int) -> tuple[Prompt, ...]:
 
 
 def _prompt_of(path: Path, number: int, line: str) -> str:
-    """The prompt in a line of GenEval's metadata."""
+    """Return the prompt in a line of GenEval's metadata."""
     where = f"line {number} of {path}"
     try:
         content = json.loads(line)

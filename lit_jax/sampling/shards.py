@@ -40,14 +40,14 @@ class Shards:
         return -(-self.count // self.size)
 
     def span(self, number: int) -> tuple[int, int]:
-        """First image of a shard, and the one after its last."""
+        """Return first image of a shard, and the one after its last."""
         return number * self.size, min((number + 1) * self.size, self.count)
 
     def path(self, number: int) -> Path:
         return self.out / FOLDER / f"{number:05d}-of-{len(self):05d}.npz"
 
     def pending(self) -> list[int]:
-        """The shards that are not on disk."""
+        """Return the shards that are not on disk."""
         return [number for number in range(len(self)) if not self.path(number).exists()]
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
@@ -55,7 +55,7 @@ class Shards:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def read(self, number: int, name: str) -> np.ndarray:
-        """One array of a shard. Raises ValueError for a damaged file."""
+        """Return one array of a shard. Raises ValueError for a damaged file."""
         path = self.path(number)
         try:
             with np.load(path) as arrays:
@@ -67,18 +67,18 @@ class Shards:
         return array
 
     def each(self, name: str) -> Iterator[np.ndarray]:
-        """One array of every shard, in order, one in memory at a time."""
+        """Yield one array of every shard, in order, one in memory at a time."""
         return (self.read(number, name) for number in range(len(self)))
 
     def remove_leftovers(self) -> None:
-        """Removes what killed processes left half written."""
+        """Remove what killed processes left half written."""
         for name in (*ARRAYS.values(), GRID, RECORD, REQUEST, f"{FOLDER}/*"):
             place = self.out / name
             for path in place.parent.glob(f".{place.name}.*.tmp"):
                 path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes the shards, once they are merged."""
+        """Remove the shards, once they are merged."""
         shutil.rmtree(self.out / FOLDER, ignore_errors=True)
 
 
@@ -92,7 +92,7 @@ class Member:
 
 
 def write_npz(path: Path, members: Mapping[str, Member]) -> None:
-    """Writes what `np.savez` would write, byte for byte, without holding an array in memory.
+    """Write what `np.savez` would write, byte for byte, without holding an array in memory.
 
     Atomic; the same content is the same file whenever it is written, because members of an `.npz`
     carry the date 1980-01-01. Members may exceed 4 GB (zip64).

@@ -49,13 +49,13 @@ class TextProtocol:
     seed: int = 0
 
     def function_evaluations(self) -> int:
-        """Evaluations of the network per image, guidance included."""
+        """Return evaluations of the network per image, guidance included."""
         times = SAMPLERS[self.sampler].times(create_process(self.steps))
         return num_function_evaluations(times, self.cfg_scale)
 
 
 def check_protocol(protocol: TextProtocol, config: PixArtConfig) -> None:
-    """Raises ValueError for a protocol that is not to be had of a model."""
+    """Raise ValueError for a protocol that is not to be had of a model."""
     if protocol.sampler not in SAMPLERS:
         raise unknown_name("sampler", protocol.sampler, SAMPLERS)
     if protocol.cfg_channels not in GUIDED_CHANNELS:
@@ -67,7 +67,7 @@ def check_protocol(protocol: TextProtocol, config: PixArtConfig) -> None:
 
 
 def prompt_keys(seed: int, prompts: Sequence[str], numbers: Sequence[int]) -> jax.Array:
-    """Keys of images, [N]: image n is number `numbers[n]` of `prompts[n]`.
+    """Return keys of images, [N]: image n is number `numbers[n]` of `prompts[n]`.
 
     A key is a hash of the seed, of the UTF-8 bytes of the prompt and of the number.
     """
@@ -86,7 +86,8 @@ def text_conditions(
     own_mask: bool = False,
     size: tuple[int, int] | None = None,
 ) -> tuple[TextCondition, TextCondition]:
-    """What the images of a batch are guided towards and away from, the former twice without `away`.
+    """Return what the images of a batch are guided towards and away from, the former twice without
+    `away`.
 
     texts: of every image the features [n, D] of the n tokens of its prompt. away: features [L, D]
     and mask [L], L = max_length; the mask counts with `own_mask` only, otherwise as many tokens are
@@ -120,8 +121,8 @@ def make_text_sampler(
     latent_size: tuple[int, int],
     progress: Callable[[int], None] | None = None,
 ) -> Draw:
-    """`f(params, key_B, cond, null_cond) -> latents_BxhxwxC`, float32, scaled as the model sees
-    them.
+    """Return `f(params, key_B, cond, null_cond) -> latents_BxhxwxC`, float32, scaled as the model
+    sees them.
 
     One key per image (`prompt_keys`); `cond` and `null_cond` are TextConditions of one structure:
     tokens [B, L, D], mask [B, L] and, for models with micro-conditions, the sizes. Host arrays (the

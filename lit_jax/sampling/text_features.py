@@ -35,7 +35,7 @@ def features_of_each(
     max_length: int,
     batch_size: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Features [L, D] and mask [L] of one text after the other, L = max_length.
+    """Yield features [L, D] and mask [L] of one text after the other, L = max_length.
 
     The network sees `batch_size` texts in every call, empty ones beside too few, so that the
     features of a text do not depend on how many others there are, and one program is compiled.
@@ -63,7 +63,7 @@ class TextEncoder:
     def features(
         self, texts: Sequence[str], max_length: int, batch_size: int = 8
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [N, L, D] and mask int32 [N, L] of texts, L = max_length.
+        """Return features float32 [N, L, D] and mask int32 [N, L] of texts, L = max_length.
 
         At padded positions the features are what T5 gives there. One program is compiled per
         (batch_size, L); see `features_of_each`.
@@ -81,13 +81,13 @@ class TextEncoder:
 
 @functools.lru_cache(maxsize=8)
 def encoder_program(config: T5Config) -> Callable[..., jax.Array]:
-    """The compiled network: f(params, ids [B, L], mask [B, L]) -> float32 [B, L, D]."""
+    """Return the compiled network: f(params, ids [B, L], mask [B, L]) -> float32 [B, L, D]."""
     return jax.jit(functional.apply_fn(config))
 
 
 def load_text_encoder(path: str | Path, dtype: str = "float32") -> TextEncoder:
-    """The text encoder in a model folder, computing in `dtype` ("float32" or "bfloat16"). With
-    bfloat16 the parameters are held in it, too, which halves the memory; int8 ones stay int8.
+    """Return the text encoder in a model folder, computing in `dtype` ("float32" or "bfloat16").
+    With bfloat16 the parameters are held in it, too, which halves the memory; int8 ones stay int8.
 
     Raises ValueError, before any parameter is read, when the folder holds no T5 with its tokenizer.
     """

@@ -21,9 +21,9 @@ C = TypeVar("C", bound=DenoiserConfig)
 def with_windows(
     config: C, window_size: int, down_factor: int, grid: tuple[int, int], model: str
 ) -> C:
-    """`config` with attention in circles of radius `window_size` and, unless `down_factor` is 0,
-    pooled tokens; `config` itself when both are 0. `grid` counts the tokens of the images, `model`
-    is the folder for messages.
+    """Return `config` with attention in circles of radius `window_size` and, unless `down_factor`
+    is 0, pooled tokens; `config` itself when both are 0. `grid` counts the tokens of the images,
+    `model` is the folder for messages.
 
     Raises ValueError for a model that has no plain softmax attention and for a factor that does not
     divide the grid.
@@ -52,7 +52,8 @@ def with_windows(
 
 
 def with_averages(config: DenoiserConfig, params: Any, mesh: Mesh) -> Any:
-    """`params` with weights for the pooled tokens of `config`, averages, where there are none."""
+    """Return `params` with weights for the pooled tokens of `config`, averages, where there are
+    none."""
     factor = getattr(config, "down_factor", None)
     attention = params["blocks"]["attn"]
     if factor is None or "pool" in attention:
@@ -63,7 +64,7 @@ def with_averages(config: DenoiserConfig, params: Any, mesh: Mesh) -> Any:
 
 
 def windows_of(config: DenoiserConfig, window_size: int) -> dict[str, Any] | None:
-    """What a record says of windows that were asked for; None when none were."""
+    """Return what a record says of windows that were asked for; None when none were."""
     if not window_size:
         return None
     return {"window_size": window_size, "down_factor": getattr(config, "down_factor", None)}

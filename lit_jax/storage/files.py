@@ -16,7 +16,8 @@ import numpy as np
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that is renamed to it when the block ends without an error.
+    """Yield a temporary path beside `path` that is renamed to it when the block ends without an
+    error.
 
     A reader sees the old file or the whole new one; after an error the old one is still there.
     Folders are created. A killed process leaves its temporary file, `.NAME.RANDOM.tmp`, behind.
@@ -33,7 +34,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -41,18 +42,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(
     path: str | os.PathLike[str], content: Mapping[str, Any], sort_keys: bool = False
 ) -> None:
-    """Writes a JSON object atomically, indented by two spaces."""
+    """Write a JSON object atomically, indented by two spaces."""
     write_text(path, json.dumps(content, indent=2, sort_keys=sort_keys) + "\n")
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """sha256 (hex) of the bytes of a file."""
+    """Return sha256 (hex) of the bytes of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_array(array: np.ndarray) -> str:
-    """sha256 (hex) of the dtype, shape and bytes of an array: which images a reference was."""
+    """Return sha256 (hex) of the dtype, shape and bytes of an array: which images a reference
+    was."""
     digest = hashlib.sha256(f"{array.dtype.str}|{array.shape}|".encode())
     digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -23,7 +23,7 @@ _VISIBLE_HEIGHT = 32  # pixels; the height that tiny images are enlarged to
 def grid_of(
     images_NxHxWxC: np.ndarray, columns: int, *, scale: int | None = None, gap: int = 1
 ) -> np.ndarray:
-    """Tiles uint8 images [N, H, W, C] row by row into one uint8 image [h, w, C].
+    """Return tiles uint8 images [N, H, W, C] row by row into one uint8 image [h, w, C].
 
     Every pixel becomes `scale` x `scale` pixels (nearest neighbour); None enlarges images below 32
     pixels to about that height. Tiles are separated and framed by `gap` white pixels. Places of the
@@ -52,8 +52,8 @@ def grid_of(
 def class_rows(
     images_NxHxWxC: np.ndarray, labels_N: np.ndarray, per_class: int, num_classes: int
 ) -> np.ndarray:
-    """The first `per_class` images of every class, class by class: one class per row of a grid
-    with `per_class` columns. Raises ValueError, naming the class, when there are too few."""
+    """Return the first `per_class` images of every class, class by class: one class per row of a
+    grid with `per_class` columns. Raises ValueError, naming the class, when there are too few."""
     chosen = []
     for label in range(num_classes):
         members = np.flatnonzero(np.asarray(labels_N) == label)[:per_class]
@@ -66,14 +66,14 @@ def class_rows(
 
 
 def write_png(path: str | os.PathLike[str], image_HxWxC: np.ndarray) -> None:
-    """Writes one uint8 image [H, W, 1 or 3] as PNG, atomically; folders are created."""
+    """Write one uint8 image [H, W, 1 or 3] as PNG, atomically; folders are created."""
     array = image_HxWxC[..., 0] if image_HxWxC.shape[-1] == 1 else image_HxWxC
     with files.atomic_path(path) as temporary:
         Image.fromarray(array).save(temporary, format="PNG")
 
 
 def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:
-    """Writes a matplotlib figure as PNG, atomically and without a date or version in the file."""
+    """Write a matplotlib figure as PNG, atomically and without a date or version in the file."""
     FigureCanvasAgg(figure)
     with files.atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -25,7 +25,7 @@ _UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 @contextlib.contextmanager
 def staged_folder(path: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill; it takes the name `path` when the block ends without an error, and
+    """Yield a folder to fill; it takes the name `path` when the block ends without an error, and
     vanishes otherwise. The caller has checked that an existing `path` may be replaced.
 
     Raises ValueError when `path` appears in the meantime and `overwrite` is False.
@@ -44,7 +44,7 @@ def staged_folder(path: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def replace_folder(staged: Path, path: Path, overwrite: bool) -> None:
-    """Gives `staged` the name `path`; with `overwrite` an existing folder gets the name `staged`.
+    """Give `staged` the name `path`; with `overwrite` an existing folder gets the name `staged`.
 
     Raises ValueError when `path` exists and `overwrite` is False.
     """
@@ -65,7 +65,8 @@ def replace_folder(staged: Path, path: Path, overwrite: bool) -> None:
 
 
 def leftovers(path: str | Path) -> list[Path]:
-    """Folders beside `path` that killed writers of it left: their process on this host is gone."""
+    """Return folders beside `path` that killed writers of it left: their process on this host is
+    gone."""
     path = Path(path).absolute()
     host = re.sub(r"\W", "_", socket.gethostname())
     name = re.compile(rf"\.{re.escape(path.name)}\.{host}-(\d+)-[0-9a-f]{{8}}\.tmp")
@@ -86,7 +87,7 @@ def _is_running(pid: int) -> bool:
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> bool:
-    """Whether the system could do it; raises OSError when it could, but the rename failed."""
+    """Return whether the system could do it; raise OSError when it could, but the rename failed."""
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

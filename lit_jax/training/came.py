@@ -45,7 +45,7 @@ class TorchTensor:
     part_shape: Shape
 
     def join(self, leaves: Arrays) -> jax.Array:
-        """The torch tensor [...], or [L, ...]."""
+        """Return the torch tensor [...], or [L, ...]."""
 
         def to_torch(leaf: Any) -> Any:
             return self.transform.to_torch(leaf, self.part_shape)
@@ -54,7 +54,7 @@ class TorchTensor:
         return jnp.concatenate(parts, self.stacked)
 
     def split(self, tensor: jax.Array) -> Arrays:
-        """Its parameters again, by path."""
+        """Return its parameters again, by path."""
         to_param: Any = self.transform.to_param
         parts = jnp.split(tensor, len(self.paths), self.stacked)
         each = self._each_block(to_param)
@@ -68,7 +68,7 @@ TensorsOf = Callable[[Arrays], Sequence[TorchTensor]]
 
 
 def each_its_own(leaves: Arrays) -> tuple[TorchTensor, ...]:
-    """Every parameter as it is."""
+    """Return every parameter as it is."""
     as_is = TRANSFORMS["as_is"]
     return tuple(
         TorchTensor(path.replace("/", "."), (path,), False, as_is, leaf.shape)
@@ -77,7 +77,7 @@ def each_its_own(leaves: Arrays) -> tuple[TorchTensor, ...]:
 
 
 def torch_tensors(config: NetworkConfig) -> TensorsOf:
-    """The tensors of the official checkpoints of this network.
+    """Return the tensors of the official checkpoints of this network.
 
     Parameters that are absent (another variant of the network, or frozen ones) are left out.
     The function raises ValueError for a parameter that no row of the key table has.
@@ -132,7 +132,8 @@ def came(
     clip_threshold: float = 1.0,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
-    """CAME with decoupled weight decay; the defaults are PixArt-Sigma's, without bias correction.
+    """Return CAME with decoupled weight decay; the defaults are PixArt-Sigma's, without bias
+    correction.
 
     learning_rate: number or schedule. tensors_of: which parameters form a torch tensor; for a
     network `torch_tensors(config)`. eps: added to squared gradients and to squared residuals.
@@ -196,7 +197,7 @@ def _scale_by_came(
 
 
 def _clip(gradient: jax.Array, threshold: float, first_axis: int) -> jax.Array:
-    """Scales every tensor, from `first_axis` on, to a root mean square of at most `threshold`."""
+    """Scale every tensor, from `first_axis` on, to a root mean square of at most `threshold`."""
     axes = tuple(range(first_axis, gradient.ndim))
     rms = jnp.sqrt(jnp.square(gradient).mean(axes, keepdims=True))
     return gradient / jnp.maximum(1.0, rms / threshold)
@@ -213,8 +214,8 @@ def _mix(decay: float, old: jax.Array, new: jax.Array) -> jax.Array:
 
 
 def _inverse_root(row: jax.Array, column: jax.Array) -> jax.Array:
-    """1 / sqrt of the matrix [..., r, c] that row means [..., r] and column means [..., c] stand
-    for: their product over the mean."""
+    """Return 1 / sqrt of the matrix [..., r, c] that row means [..., r] and column means [..., c]
+    stand for: their product over the mean."""
     rows = jax.lax.rsqrt(row / row.mean(-1, keepdims=True))
     return rows[..., :, None] * jax.lax.rsqrt(column)[..., None, :]
 

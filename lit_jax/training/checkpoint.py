@@ -34,8 +34,8 @@ class Data(Protocol):
 
 
 def open_manager(workdir: Path, keep: int, every: int) -> ocp.CheckpointManager:
-    """The asynchronous checkpoint manager of a run. Only finished checkpoints are ever visible;
-    the remains of one during which the run was killed are removed."""
+    """Return the asynchronous checkpoint manager of a run. Only finished checkpoints are ever
+    visible; the remains of one during which the run was killed are removed."""
     return ocp.CheckpointManager(
         (workdir / FOLDER).absolute(),
         options=ocp.CheckpointManagerOptions(
@@ -55,8 +55,8 @@ def save(
     step: int,
     force: bool = False,
 ) -> bool:
-    """Saves when `step` is due (or `force`); returns whether it did. The copy to disk goes on in
-    the background."""
+    """Save when `step` is due (or `force`); return whether it did. The copy to disk goes on in the
+    background."""
     if step in manager.all_steps():
         return False
     return manager.save(
@@ -73,7 +73,7 @@ def save(
 def restore(
     manager: ocp.CheckpointManager, abstract: TrainState, data: Data, config: TrainConfig
 ) -> TrainState:
-    """The latest checkpoint, straight into the shardings of `abstract`; moves `data` to its
+    """Return the latest checkpoint, straight into the shardings of `abstract`; moves `data` to its
     position.
 
     Raises ValueError when the run was started under other `circumstances`, with both values.
@@ -101,7 +101,7 @@ def restore(
 
 
 def _position(manager: ocp.CheckpointManager, step: int) -> int:
-    """Global batches taken when the checkpoint was written.
+    """Return global batches taken when the checkpoint was written.
 
     Checkpoints used to hold the state of one grain iterator per process. Each counted the batches
     of its process, which are as many as the global ones.
@@ -113,7 +113,7 @@ def _position(manager: ocp.CheckpointManager, step: int) -> int:
 
 
 def circumstances(config: TrainConfig, data: Data) -> dict[str, Any]:
-    """What must not change in the middle of a run.
+    """Return what must not change in the middle of a run.
 
     Noise and data order depend on the seed; the position in the data counts batches; the optimiser,
     clipping and freezing are part of the structure of the state. The number of hosts, devices and

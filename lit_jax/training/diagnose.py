@@ -17,7 +17,7 @@ from lit_jax.training.step import Batch, Task, mean_gradient, noised_example
 def first_nonfinite(
     task: Task, config: DenoiserConfig, params: Any, teacher: Any, step: int, batch: Batch
 ) -> str:
-    """Repeats the failed step outside the training loop and says where NaN or Inf appears first.
+    """Repeat the failed step outside the training loop and says where NaN or Inf appears first.
 
     Looks in the order of the computation: batch, parameters, patch embedding, each block, output,
     teacher, gradients (from the last block to the first).
@@ -50,13 +50,13 @@ def first_nonfinite(
 
 
 def _finite(arrays: Any) -> bool:
-    """Whether an array, or all of a network's outputs, are finite."""
+    """Return whether an array, or all of a network's outputs, are finite."""
     return all(bool(jnp.all(jnp.isfinite(array))) for array in jax.tree.leaves(arrays))
 
 
 def _nonfinite_paths(tree: Any) -> list[str]:
-    """Paths of leaves with a non-finite value, stacked leaves with the block's index, sorted by
-    block."""
+    """Return paths of leaves with a non-finite value, stacked leaves with the block's index, sorted
+    by block."""
     found: list[tuple[int, str]] = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = path_string(path)

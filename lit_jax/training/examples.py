@@ -24,14 +24,14 @@ LATENT_KEY = 3
 
 
 def pixels(batch: Batch, key: jax.Array) -> jax.Array:
-    """x_start of a batch of images: the images, float32 [B, H, W, C] in [-1, 1]. Latents that a
-    model has drawn come under the same name, in the scale that it sees."""
+    """Return x_start of a batch of images: the images, float32 [B, H, W, C] in [-1, 1]. Latents
+    that a model has drawn come under the same name, in the scale that it sees."""
     return batch["image"]
 
 
 def latents(scaling_factor: float) -> StartOf:
-    """x_start of a batch of "moments" [B, h, w, 2 L]: a scaled latent, float32 [B, h, w, L], drawn
-    anew in every step from the Gaussian that the autoencoder gave for the image."""
+    """Return x_start of a batch of "moments" [B, h, w, 2 L]: a scaled latent, float32 [B, h, w, L],
+    drawn anew in every step from the Gaussian that the autoencoder gave for the image."""
 
     def draw(batch: Batch, key: jax.Array) -> jax.Array:
         return sample_latents(batch["moments"], jax.random.fold_in(key, LATENT_KEY), scaling_factor)
@@ -40,7 +40,7 @@ def latents(scaling_factor: float) -> StartOf:
 
 
 def labels(null_label: int | None, dropout: float) -> ConditionOf:
-    """The class labels int [B] of a batch, each replaced by the null class with probability
+    """Return the class labels int [B] of a batch, each replaced by the null class with probability
     `dropout`; None for a batch without labels."""
 
     def condition(batch: Batch, key: jax.Array, params: Any) -> jax.Array | None:
@@ -54,9 +54,9 @@ def labels(null_label: int | None, dropout: float) -> ConditionOf:
 
 
 def captions(dropout: float) -> ConditionOf:
-    """The captions of a batch, "tokens" [B, T, D] and "mask" [B, T], each replaced by the student's
-    null caption with probability `dropout`. The mask stays that of the caption, as in the official
-    training code."""
+    """Return the captions of a batch, "tokens" [B, T, D] and "mask" [B, T], each replaced by the
+    student's null caption with probability `dropout`. The mask stays that of the caption, as in the
+    official training code."""
 
     def condition(batch: Batch, key: jax.Array, params: Any) -> TextCondition:
         cond = TextCondition(batch["tokens"], batch["mask"])

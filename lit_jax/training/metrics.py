@@ -34,8 +34,8 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Peak FLOP/s of a device: the data sheet's, on a CPU a measured float32 matrix product, None
-    for an accelerator that is not in the table."""
+    """Return peak FLOP/s of a device: the data sheet's, on a CPU a measured float32 matrix product,
+    None for an accelerator that is not in the table."""
     for kind, peak in PEAK_FLOPS.items():
         if device.device_kind.startswith(kind):
             return peak
@@ -95,7 +95,7 @@ class Writer:
 
 
 def _truncate(trace: Path, last_step: int) -> None:
-    """Keeps complete lines up to `last_step`; a kill may have left half a line."""
+    """Keep complete lines up to `last_step`; a kill may have left half a line."""
     kept = [line for line in read_trace(trace) if line["step"] <= last_step]
     temporary = trace.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -103,7 +103,8 @@ def _truncate(trace: Path, last_step: int) -> None:
 
 
 def read_trace(trace: Path) -> list[dict[str, Any]]:
-    """The logged steps of `metrics.jsonl`, without an unfinished last line; none without a file."""
+    """Return the logged steps of `metrics.jsonl`, without an unfinished last line; none without a
+    file."""
     lines: list[dict[str, Any]] = []
     if not trace.exists():
         return lines
@@ -129,13 +130,14 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time spent inside the block out of every measurement."""
+        """Yield leaves the time spent inside the block out of every measurement."""
         began = time.perf_counter()
         yield
         self._time += time.perf_counter() - began
 
     def measure(self, step: int) -> dict[str, float]:
-        """Speed since the last measurement: images/s, TFLOP/s of the model, utilisation, ETA."""
+        """Return speed since the last measurement: images/s, TFLOP/s of the model, utilisation,
+        ETA."""
         now = time.perf_counter()
         steps, elapsed = step - self._step, now - self._time
         self._step, self._time = step, now
@@ -154,7 +156,7 @@ class Clock:
 def progress_line(
     step: int, total: int, values: Mapping[str, float], clock: Mapping[str, float]
 ) -> str:
-    """step 120/400  loss 0.1234  812 images/s  3% of peak  ETA 1:20"""
+    """Return step 120/400 loss 0.1234 812 images/s 3% of peak ETA 1:20"""
     parts = [f"step {step:>{len(str(total))}}/{total}", f"loss {values['loss']:.4f}"]
     parts.append(f"{clock['images_per_second']:.0f} images/s")
     parts.append(f"{clock['tflops']:.3g} TFLOP/s")

@@ -35,7 +35,7 @@ SCHEDULES: dict[str, Callable[[OptimizerConfig, int], Schedule]] = {
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> Schedule:
-    """Learning rate of a step: linear warm-up from 0, then the schedule named in the config.
+    """Return learning rate of a step: linear warm-up from 0, then the schedule named in the config.
 
     Raises ValueError for an unknown schedule or a warm-up longer than the run.
     """
@@ -85,7 +85,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
 
 
 def frozen_mask(params: Any, patterns: tuple[str, ...]) -> Any:
-    """True for each leaf whose path matches one of `patterns`.
+    """Return true for each leaf whose path matches one of `patterns`.
 
     Raises ValueError for a pattern that matches nothing: it would freeze nothing silently.
     """
@@ -101,7 +101,8 @@ def frozen_mask(params: Any, patterns: tuple[str, ...]) -> Any:
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, frozen: Any, network: NetworkConfig
 ) -> optax.GradientTransformation:
-    """The optimiser named in the config, preceded by global-norm clipping when `clip_norm` > 0.
+    """Return the optimiser named in the config, preceded by global-norm clipping when `clip_norm` >
+    0.
 
     `frozen` is a tree of booleans; frozen leaves get no update, no moments, and do not count
     towards the norm that is clipped. Raises ValueError for an unknown optimiser or schedule.
@@ -118,7 +119,7 @@ def make_optimizer(
 
 
 def ema_decay(config: EmaConfig, step: jax.Array) -> jax.Array:
-    """Decay applied after optimiser step `step` (0-based): constant, or with warm-up
+    """Return decay applied after optimiser step `step` (0-based): constant, or with warm-up
     min(decay, (1 + step) / (10 + step))."""
     decay = jnp.float32(config.decay)
     if not config.warmup:
@@ -128,5 +129,5 @@ def ema_decay(config: EmaConfig, step: jax.Array) -> jax.Array:
 
 
 def update_ema(ema: Any, params: Any, decay: jax.Array) -> Any:
-    """ema <- decay * ema + (1 - decay) * params, leaf by leaf in float32."""
+    """Return ema <- decay * ema + (1 - decay) * params, leaf by leaf in float32."""
     return jax.tree.map(lambda e, p: e * decay + p * (1 - decay), ema, params)

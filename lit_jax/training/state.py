@@ -22,8 +22,8 @@ class TrainState:
 
 
 def create_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0: the EMA starts as an exact copy of the parameters. Pure, so it can be jitted with
-    out_shardings and no device ever holds the whole state."""
+    """Return step 0: the EMA starts as an exact copy of the parameters. Pure, so it can be jitted
+    with out_shardings and no device ever holds the whole state."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

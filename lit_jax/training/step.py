@@ -47,7 +47,7 @@ class Task:
 
 
 def noised_example(task: Task, step: jax.Array, batch: Batch, params: Any) -> Example:
-    """Everything random of a step, a function of (seed, step, position in the batch) alone.
+    """Return everything random of a step, a function of (seed, step, position in the batch) alone.
 
     x_start, noise and x_t [B, H, W, C], t int [B] uniform in 0..999, and cond, the labels or
     captions after dropout. Dropout is here and not in the model, so that teacher and student are
@@ -70,7 +70,7 @@ def noised_example(task: Task, step: jax.Array, batch: Batch, params: Any) -> Ex
 def loss_and_metrics(
     task: Task, params: Any, teacher: Any, example: Example
 ) -> tuple[jax.Array, Metrics]:
-    """The objective on one (micro-)batch: student and teacher on the same (x_t, t, cond)."""
+    """Return the objective on one (micro-)batch: student and teacher on the same (x_t, t, cond)."""
     inputs = (example["x_t"], example["t"], example["cond"])
     student_out = task.student(params, *inputs)
     teacher_out = None if task.teacher is None else task.teacher(teacher, *inputs)
@@ -80,13 +80,14 @@ def loss_and_metrics(
 
 
 def choose(mask: Any, where: Any, elsewhere: Any) -> Any:
-    """The leaves of `where` that `mask` names, all others of `elsewhere`. Whole leaves: nothing is
-    computed, and a leaf may be None."""
+    """Return the leaves of `where` that `mask` names, all others of `elsewhere`. Whole leaves:
+    nothing is computed, and a leaf may be None."""
     return jax.tree.map(lambda first, a, b: a if first else b, mask, where, elsewhere)
 
 
 def mean_gradient(task: Task, params: Any, teacher: Any, example: Example) -> tuple[Any, Metrics]:
-    """Gradient and metrics over the batch, in `accumulation` micro-batches one after the other.
+    """Return gradient and metrics over the batch, in `accumulation` micro-batches one after the
+    other.
 
     A frozen parameter has no gradient: None in its place, which is no leaf. Row b belongs to
     micro-batch b mod accumulation, so that rows stay on their device.
@@ -121,7 +122,8 @@ def mean_gradient(task: Task, params: Any, teacher: Any, example: Example) -> tu
 def train_step(
     task: Task, state: TrainState, teacher: Any, batch: Batch
 ) -> tuple[TrainState, Metrics]:
-    """One optimiser step and one EMA update. Frozen parameters and their EMA stay bit for bit.
+    """Return one optimiser step and one EMA update. Frozen parameters and their EMA stay bit for
+    bit.
 
     A step whose loss or gradient is not finite leaves the state as it was (only the step counter
     moves) and reports `finite` = False, so that the caller can stop and diagnose it.

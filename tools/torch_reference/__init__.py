@@ -48,7 +48,7 @@ RANDOM_INPUTS: dict[str, Callable[[Architecture, int], dict[str, torch.Tensor]]]
 def random_inputs(
     family: str, architecture: Architecture, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """Inputs of the original network of a family, the same for the same seed.
+    """Return inputs of the original network of a family, the same for the same seed.
 
     Names and shapes are those of the family's own `random_inputs`. Raises ValueError for an unknown
     family.
@@ -59,7 +59,7 @@ def random_inputs(
 
 
 def outputs(state: State, layout: str, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """What the original network computes from `inputs` with the weights of `state`.
+    """Return what the original network computes from `inputs` with the weights of `state`.
 
     state         float32 tensors under the checkpoint's own keys
     layout        a row of LAYOUTS
@@ -79,8 +79,8 @@ def outputs(state: State, layout: str, architecture: Architecture, inputs: Input
 
 
 def diffusers_deviation(state: State, architecture: Architecture, seed: int = 0) -> float:
-    """How far diffusers' DiT is from the official one with the same weights: max |difference| over
-    max |official output|, for random inputs.
+    """Return how far diffusers' DiT is from the official one with the same weights: max
+    |difference| over max |official output|, for random inputs.
 
     `state` is in diffusers' layout. diffusers builds its timestep frequencies and one norm with
     other constants than the official network (see `dit.diffusers`), so this is not small.

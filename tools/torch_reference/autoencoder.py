@@ -13,7 +13,7 @@ LATENT_SIZE = (6, 10)
 
 
 def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """image [2, C, H, W] in [-1, 1] and latent [2, c, h, w] (not scaled), neither square."""
+    """Return image [2, C, H, W] in [-1, 1] and latent [2, c, h, w] (not scaled), neither square."""
     generator = torch.Generator().manual_seed(seed)
     factor = 2 ** (len(architecture["block_out_channels"]) - 1)
     size = tuple(side * factor for side in LATENT_SIZE)
@@ -23,7 +23,7 @@ def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.
 
 
 def diffusers(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """moments [B, 2 c, h, w] of `image` and decoded [B, C, H, W] of `latent`.
+    """Return moments [B, 2 c, h, w] of `image` and decoded [B, C, H, W] of `latent`.
 
     Old files call the attention query, key, value and proj_attn; diffusers renames them.
     """

@@ -28,7 +28,8 @@ from tools.torch_reference.layers import (
 
 
 def official(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """The official forward pass, for x [B, C, H, W], t [B] and y [B] (left out: unconditional)."""
+    """Return the official forward pass, for x [B, C, H, W], t [B] and y [B] (left out:
+    unconditional)."""
     patch, depth = architecture["patch_size"], architecture["depth"]
     grid = nominal_grid(architecture)
     tokens = patches(state, inputs["x"], patch)
@@ -67,7 +68,7 @@ def block(
     c: torch.Tensor,
     grid: tuple[int, int],
 ) -> torch.Tensor:
-    """Attention, MLP, then the convolution of the whole stream: [B, N, D] -> [B, N, D]."""
+    """Return attention, MLP, then the convolution of the whole stream: [B, N, D] -> [B, N, D]."""
     m = linear(state, f"{name}.adaLN_modulation.1", c)[:, None].chunk(6, dim=-1)
     mixed = attention(state, f"{name}.attn", architecture["num_heads"], modulated(x, m[0], m[1]))
     x = x + m[2] * mixed
@@ -82,7 +83,7 @@ def block(
 
 
 def attention(state: State, name: str, heads: int, x: torch.Tensor) -> torch.Tensor:
-    """Gated linear attention along the tokens as they come, [B, N, D] -> [B, N, D]."""
+    """Return gated linear attention along the tokens as they come, [B, N, D] -> [B, N, D]."""
     q, k, v, g = (split(linear(state, f"{name}.{p}_proj", x), heads) for p in "qkvg")
     gk = linear(state, f"{name}.gk_proj.1", linear(state, f"{name}.gk_proj.0", x))
     decay = (F.logsigmoid(split(gk, heads)) / 16).exp()

@@ -36,7 +36,7 @@ from tools.torch_reference.library import filled, library
 
 
 def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """x [3, C, H, W], t [3] and, for a model with labels, y [3].
+    """Return x [3, C, H, W], t [3] and, for a model with labels, y [3].
 
     The last row of the label table is among the labels, which is the null class where there is one.
     """
@@ -51,7 +51,8 @@ def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.
 
 
 def official(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """The official forward pass, for x [B, C, H, W], t [B] and y [B] (left out: unconditional)."""
+    """Return the official forward pass, for x [B, C, H, W], t [B] and y [B] (left out:
+    unconditional)."""
     patch, grid = architecture["patch_size"], nominal_grid(architecture)
     tokens = patches(state, inputs["x"], patch)
     tokens = tokens + positions(state, grid, tokens.shape[-1])
@@ -71,7 +72,8 @@ def official(state: State, architecture: Architecture, inputs: Inputs) -> Output
 
 
 def positions(state: State, grid: tuple[int, int], width: int) -> torch.Tensor:
-    """The position table of the file, which the official network would load; else the formula."""
+    """Return the position table of the file, which the official network would load; else the
+    formula."""
     if "pos_embed" in state:
         return state["pos_embed"]
     return position_table(torch.arange(grid[0]), torch.arange(grid[1]), width)
@@ -80,7 +82,7 @@ def positions(state: State, grid: tuple[int, int], width: int) -> torch.Tensor:
 def mix(
     state: State, name: str, architecture: Architecture, x: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
-    """Self-attention of one block, [B, N, D] -> [B, N, D]."""
+    """Return self-attention of one block, [B, N, D] -> [B, N, D]."""
     if architecture["mixer"] not in ("softmax", "window"):
         return linear_attention(state, name, architecture, x, grid)
     q, k, v = linear(state, f"{name}.qkv", x).chunk(3, dim=-1)
@@ -91,7 +93,7 @@ def mix(
 
 
 def diffusers(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """DiTTransformer2DModel with the constants of the official network.
+    """Return DiTTransformer2DModel with the constants of the official network.
 
     Left alone, that class spreads the frequencies of the timestep to 1 / 10000 inclusive (the
     official ones stop one short) and uses 1e-5 in the second norm of a block (official: 1e-6).
@@ -101,7 +103,7 @@ def diffusers(state: State, architecture: Architecture, inputs: Inputs) -> Outpu
 
 
 def deviation(state: State, architecture: Architecture, inputs: Inputs) -> float:
-    """How far diffusers' own constants move the output from that of the official ones.
+    """Return how far diffusers' own constants move the output from that of the official ones.
 
     Max |difference| over all outputs, relative to max |output with the official constants|.
     """
@@ -112,7 +114,7 @@ def deviation(state: State, architecture: Architecture, inputs: Inputs) -> float
 
 
 def build(state: State, architecture: Architecture) -> Any:
-    """diffusers' DiTTransformer2DModel around the tensors of `state`."""
+    """Return diffusers' DiTTransformer2DModel around the tensors of `state`."""
     module = library("diffusers")
     if not architecture["num_classes"]:
         raise ValueError("num_classes is 0; diffusers has no DiT without labels")
@@ -132,7 +134,7 @@ def build(state: State, architecture: Architecture) -> Any:
 
 
 def use_constants(model: Any, official: bool) -> Any:
-    """Sets the two constants in which diffusers differs, in place; returns the model."""
+    """Set the two constants in which diffusers differs, in place; return the model."""
     for block in model.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0 if official else 1
         block.norm3.eps = 1e-6 if official else 1e-5
@@ -140,5 +142,5 @@ def use_constants(model: Any, official: bool) -> Any:
 
 
 def call(model: Any, inputs: Inputs) -> torch.Tensor:
-    """[B, C or 2 C, H, W]."""
+    """Return [B, C or 2 C, H, W]."""
     return model(inputs["x"], timestep=inputs["t"], class_labels=inputs["y"]).sample

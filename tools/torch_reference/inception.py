@@ -17,7 +17,7 @@ SPATIAL_CHANNELS = 7
 
 
 def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """images uint8 [2, 3, H, W], not square, as smooth as pictures are."""
+    """Return images uint8 [2, 3, H, W], not square, as smooth as pictures are."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(2, 3, 6, 8, generator=generator)
     images = F.interpolate(coarse, size=(48, 72), mode="bicubic") * 256
@@ -26,7 +26,7 @@ def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.
 
 
 def official(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """pool3 [B, 2048], logits [B, 1008] with bias, spatial [B, 7, 17, 17] of the sFID."""
+    """Return pool3 [B, 2048], logits [B, 1008] with bias, spatial [B, 7, 17, 17] of the sFID."""
     x = PREPROCESSINGS[architecture["preprocessing"]](inputs["images"].float())
     x = unit(state, "Conv2d_1a_3x3", x, stride=2, padded=False)
     x = unit(state, "Conv2d_2a_3x3", x, padded=False)
@@ -49,18 +49,19 @@ def official(state: State, architecture: Architecture, inputs: Inputs) -> Output
 
 
 def resized_half_pixel(images: torch.Tensor) -> torch.Tensor:
-    """As pytorch-fid: [0, 1], bilinear on pixel centres without antialiasing, then [-1, 1]."""
+    """Return as pytorch-fid: [0, 1], bilinear on pixel centres without antialiasing, then [-1,
+    1]."""
     size = (INPUT_SIZE, INPUT_SIZE)
     return 2 * F.interpolate(images / 255, size=size, mode="bilinear", align_corners=False) - 1
 
 
 def resized_tf1(images: torch.Tensor) -> torch.Tensor:
-    """As the TensorFlow graph: bilinear from upper left corners, then (x - 128) / 128."""
+    """Return as the TensorFlow graph: bilinear from upper left corners, then (x - 128) / 128."""
     return (resized_axis(resized_axis(images.mT).mT) - 128) / 128
 
 
 def resized_axis(x: torch.Tensor) -> torch.Tensor:
-    """The last axis from n points to 299, the i-th at i n / 299 of the old ones."""
+    """Return the last axis from n points to 299, the i-th at i n / 299 of the old ones."""
     n = x.shape[-1]
     position = torch.arange(INPUT_SIZE, dtype=torch.float32) * (n / INPUT_SIZE)
     below = position.floor().long().clamp(max=n - 1)
@@ -74,7 +75,7 @@ PREPROCESSINGS = {"tf1": resized_tf1, "pytorch_fid": resized_half_pixel}
 def unit(
     state: State, name: str, x: torch.Tensor, stride: int = 1, padded: bool = True
 ) -> torch.Tensor:
-    """Convolution without bias, batch norm with stored statistics, ReLU."""
+    """Return convolution without bias, batch norm with stored statistics, ReLU."""
     weight = state[f"{name}.conv.weight"]
     padding = (weight.shape[2] // 2, weight.shape[3] // 2) if padded else (0, 0)
     x = F.conv2d(x, weight, stride=stride, padding=padding)
@@ -84,7 +85,7 @@ def unit(
 
 
 def chain(state: State, block: str, x: torch.Tensor, *names: str) -> torch.Tensor:
-    """One unit after the other, on a grid that stays."""
+    """Return one unit after the other, on a grid that stays."""
     for name in names:
         x = unit(state, f"{block}.branch{name}", x)
     return x

@@ -22,19 +22,20 @@ TIMES = (0.0, 417.5, 999.0)
 
 
 def pair(size: int | Sequence[int]) -> tuple[int, int]:
-    """(height, width) of a field that holds a side or both."""
+    """Return (height, width) of a field that holds a side or both."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
 
 def nominal_grid(architecture: Architecture) -> tuple[int, int]:
-    """Rows and columns of the token grid that `input_size` stands for."""
+    """Return rows and columns of the token grid that `input_size` stands for."""
     height, width = pair(architecture["input_size"])
     return height // architecture["patch_size"], width // architecture["patch_size"]
 
 
 def square_size(architecture: Architecture) -> int:
-    """The side of a square `input_size`, the only kind that the classes of diffusers know."""
+    """Return the side of a square `input_size`, the only kind that the classes of diffusers
+    know."""
     height, width = pair(architecture["input_size"])
     if height != width:
         raise ValueError(
@@ -45,7 +46,7 @@ def square_size(architecture: Architecture) -> int:
 
 
 def split_sigma(out: torch.Tensor, architecture: Architecture) -> Outputs:
-    """[B, C or 2 C, H, W] as the noise and, with `learn_sigma`, the variance channels."""
+    """Return [B, C or 2 C, H, W] as the noise and, with `learn_sigma`, the variance channels."""
     channels = architecture["in_channels"]
     parts = {"noise": out[:, :channels]}
     return parts | ({"variance": out[:, channels:]} if architecture["learn_sigma"] else {})
@@ -56,23 +57,23 @@ def linear(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Layer norm without parameters of its own, then the conditional shift and scale."""
+    """Return layer norm without parameters of its own, then the conditional shift and scale."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
 
 def affine_norm(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
-    """Layer norm over all of D with weight and bias, epsilon 1e-5."""
+    """Return layer norm over all of D with weight and bias, epsilon 1e-5."""
     return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"], eps=1e-5)
 
 
 def scalar_embedding(state: State, name: str, values: torch.Tensor) -> torch.Tensor:
-    """Sinusoid and two-layer perceptron of scalars [B] -> [B, width]."""
+    """Return sinusoid and two-layer perceptron of scalars [B] -> [B, width]."""
     waves = sinusoid(values).to(state[f"{name}.mlp.0.weight"].dtype)
     return linear(state, f"{name}.mlp.2", F.silu(linear(state, f"{name}.mlp.0", waves)))
 
 
 def sinusoid(values: torch.Tensor, width: int = 256) -> torch.Tensor:
-    """[cos | sin] of values [B] times 10000 ** (-j / 128), -> [B, width]."""
+    """Return [cos | sin] of values [B] times 10000 ** (-j / 128), -> [B, width]."""
     half = width // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32) / half)
     angles = values.float()[:, None] * frequencies
@@ -80,7 +81,7 @@ def sinusoid(values: torch.Tensor, width: int = 256) -> torch.Tensor:
 
 
 def position_table(rows: torch.Tensor, columns: torch.Tensor, width: int) -> torch.Tensor:
-    """[N, D] for the coordinates of the rows and of the columns of a grid.
+    """Return [N, D] for the coordinates of the rows and of the columns of a grid.
 
     The first half of the channels encodes the column, the second the row, each as [sin | cos].
     """
@@ -95,13 +96,13 @@ def position_table(rows: torch.Tensor, columns: torch.Tensor, width: int) -> tor
 
 
 def patches(state: State, x: torch.Tensor, patch: int) -> torch.Tensor:
-    """[B, C, H, W] -> [B, N, D]."""
+    """Return [B, C, H, W] -> [B, N, D]."""
     weight, bias = state["x_embedder.proj.weight"], state["x_embedder.proj.bias"]
     return F.conv2d(x, weight, bias, stride=patch).flatten(2).mT
 
 
 def unpatched(tokens: torch.Tensor, grid: tuple[int, int], patch: int) -> torch.Tensor:
-    """[B, N, p p C] with the channel fastest -> [B, C, H, W]."""
+    """Return [B, N, p p C] with the channel fastest -> [B, C, H, W]."""
     rows, columns = grid
     out = tokens.unflatten(-1, (patch, patch, -1)).unflatten(1, (rows, columns))
     return out.permute(0, 5, 1, 3, 2, 4).reshape(len(out), -1, rows * patch, columns * patch)
@@ -113,12 +114,12 @@ def perceptron(state: State, name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def split(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, N, D] -> [B, h, N, d]."""
+    """Return [B, N, D] -> [B, h, N, d]."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def merge(x: torch.Tensor) -> torch.Tensor:
-    """[B, h, N, d] -> [B, N, D]."""
+    """Return [B, h, N, d] -> [B, N, D]."""
     return x.transpose(1, 2).flatten(2)
 
 
@@ -129,7 +130,8 @@ def softmax_attention(
     heads: int,
     keep: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Attention of q [B, N, D] to k, v [B, L, D]; keys are left out where `keep` [B, L] is 0."""
+    """Return attention of q [B, N, D] to k, v [B, L, D]; keys are left out where `keep` [B, L] is
+    0."""
     q, k, v = (split(a, heads) for a in (q, k, v))
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     if keep is not None:
@@ -144,8 +146,8 @@ def window_attention(
     qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     grid: tuple[int, int],
 ) -> torch.Tensor:
-    """CLEAR: each of q [B, N, D] sees the keys at a distance below `window_size` and, where there
-    are weights for them, sums over patches of keys and values."""
+    """Return CLEAR: each of q [B, N, D] sees the keys at a distance below `window_size` and, where
+    there are weights for them, sums over patches of keys and values."""
     q, k, v = qkv
     y, x = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, grid), indexing="ij"))
     squares = (y[:, None] - y) ** 2 + (x[:, None] - x) ** 2
@@ -165,7 +167,8 @@ def window_attention(
 def linear_attention(
     state: State, name: str, architecture: Architecture, x: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
-    """Algorithm 1 of the LiT paper and its focused variant (FLatten), [B, N, D] -> [B, N, D]."""
+    """Return algorithm 1 of the LiT paper and its focused variant (FLatten), [B, N, D] -> [B, N,
+    D]."""
     heads, focused = architecture["num_heads"], architecture["mixer"] == "focused"
     kernel = F.gelu if architecture["kernel_fn"] == "gelu" else F.relu
     k, v = linear(state, f"{name}.kv", x).chunk(2, dim=-1)
@@ -184,13 +187,13 @@ def linear_attention(
 
 
 def focus(x: torch.Tensor) -> torch.Tensor:
-    """FLatten: cube, then restore the norm over the full D axis."""
+    """Return fLatten: cube, then restore the norm over the full D axis."""
     cubed = x**3
     return cubed / cubed.norm(dim=-1, keepdim=True) * x.norm(dim=-1, keepdim=True)
 
 
 def depthwise(state: State, name: str, v: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """One set of d filters for every head, on the token grid; [B, h, N, d] -> the same."""
+    """Return one set of d filters for every head, on the token grid; [B, h, N, d] -> the same."""
     weight = state[f"{name}.weight"]
     B, h, _, d = v.shape
     image = v.mT.reshape(B * h, d, *grid)

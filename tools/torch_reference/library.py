@@ -12,7 +12,7 @@ from tools.torch_reference.layers import State
 
 
 def library(name: str) -> Any:
-    """The module `name`; ValueError that says what to install when it is missing."""
+    """Return the module `name`; ValueError that says what to install when it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -27,7 +27,7 @@ def filled(
     state: State,
     rename: Callable[[Any, State], State] = lambda model, state: state,
 ) -> Any:
-    """What `build` returns, in evaluation mode, holding the tensors of `state` themselves.
+    """Return what `build` returns, in evaluation mode, holding the tensors of `state` themselves.
 
     `rename` gives the state dict with the names of the library of today. Nothing is allocated for
     weights, so they are in memory once. Raises ValueError where names or shapes differ from those
@@ -47,7 +47,7 @@ def filled(
 
 
 def compute_tables(model: Any) -> None:
-    """Builds diffusers' patch embedding again, with memory: its position table is in no file."""
+    """Build diffusers' patch embedding again, with memory: its position table is in no file."""
     embedding = getattr(model, "pos_embed", None)
     if embedding is None:
         return

@@ -48,7 +48,7 @@ SPARE_KEYS = ("caption_projection.y_embedding", "pos_embed.pos_embed")
 
 
 def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """x [3, C, H, W] (not square), t [3], tokens [3, L, channels], mask [3, L]; with
+    """Return x [3, C, H, W] (not square), t [3], tokens [3, L, channels], mask [3, L]; with
     `micro_condition` also img_hw [3, 2] and aspect_ratio [3, 1].
 
     The masks keep all tokens, the first third, and a pattern that is no prefix.
@@ -75,7 +75,7 @@ def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.
 
 
 def random_grid(architecture: Architecture) -> tuple[int, int]:
-    """A grid that is not square, where the network takes one."""
+    """Return a grid that is not square, where the network takes one."""
     nominal = nominal_grid(architecture)
     if architecture["mixer"] == "focused":
         return nominal  # its position encoding belongs to one grid
@@ -87,7 +87,8 @@ def random_grid(architecture: Architecture) -> tuple[int, int]:
 
 
 def official(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """The official forward pass, for the inputs of `random_inputs` (without mask: all tokens)."""
+    """Return the official forward pass, for the inputs of `random_inputs` (without mask: all
+    tokens)."""
     x, patch = inputs["x"], architecture["patch_size"]
     grid = (x.shape[2] // patch, x.shape[3] // patch)
     tokens = patches(state, x, patch)
@@ -108,7 +109,8 @@ def official(state: State, architecture: Architecture, inputs: Inputs) -> Output
 
 
 def positions(architecture: Architecture, grid: tuple[int, int], width: int) -> torch.Tensor:
-    """[N, D]: coordinates are scaled to the nominal grid, then divided by `pe_interpolation`."""
+    """Return [N, D]: coordinates are scaled to the nominal grid, then divided by
+    `pe_interpolation`."""
     rows, columns = (
         torch.arange(count, dtype=torch.float32) / (count / base) / architecture["pe_interpolation"]
         for count, base in zip(grid, nominal_grid(architecture), strict=True)
@@ -117,7 +119,7 @@ def positions(architecture: Architecture, grid: tuple[int, int], width: int) -> 
 
 
 def conditioning(state: State, architecture: Architecture, inputs: Inputs) -> torch.Tensor:
-    """[B, D]: the timestep and, with `micro_condition`, height, width and aspect ratio."""
+    """Return [B, D]: the timestep and, with `micro_condition`, height, width and aspect ratio."""
     t = scalar_embedding(state, "t_embedder", inputs["t"])
     if not architecture["micro_condition"]:
         return t
@@ -129,7 +131,7 @@ def conditioning(state: State, architecture: Architecture, inputs: Inputs) -> to
 def mix(
     state: State, block: int, architecture: Architecture, x: torch.Tensor, grid: tuple[int, int]
 ) -> torch.Tensor:
-    """Self-attention of one block, [B, N, D] -> [B, N, D]."""
+    """Return self-attention of one block, [B, N, D] -> [B, N, D]."""
     name, compression = f"blocks.{block}.attn", architecture["kv_compress_config"]
     if architecture["mixer"] not in ("softmax", "window"):
         return linear_attention(state, name, architecture, x, grid)
@@ -148,7 +150,7 @@ def mix(
 def fewer(
     state: State, name: str, x: torch.Tensor, grid: tuple[int, int], factor: int, sampling: str
 ) -> torch.Tensor:
-    """Keys or values [B, N, D] on a grid that is coarser by `factor` per axis.
+    """Return keys or values [B, N, D] on a grid that is coarser by `factor` per axis.
 
     `uniform_every` thins the token sequence instead, by `factor` in all.
     """
@@ -176,7 +178,7 @@ def attend_text(
     text: torch.Tensor,
     mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Cross-attention: no norm, no gate; text tokens with mask 0 are not seen."""
+    """Return cross-attention: no norm, no gate; text tokens with mask 0 are not seen."""
     q = linear(state, f"{name}.cross_attn.q_linear", x)
     k, v = linear(state, f"{name}.cross_attn.kv_linear", text).chunk(2, dim=-1)
     attended = softmax_attention(q, k, v, cross_heads(architecture), mask)
@@ -184,7 +186,7 @@ def attend_text(
 
 
 def cross_heads(architecture: Architecture) -> int:
-    """Heads of the cross-attention, which is softmax attention whatever the mixer."""
+    """Return heads of the cross-attention, which is softmax attention whatever the mixer."""
     heads: int = architecture["num_heads"]
     if architecture["cross_num_heads"] is not None:
         return int(architecture["cross_num_heads"])
@@ -194,7 +196,7 @@ def cross_heads(architecture: Architecture) -> int:
 
 
 def diffusers(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """PixArtTransformer2DModel, whose numbers are those of the official network."""
+    """Return pixArtTransformer2DModel, whose numbers are those of the official network."""
     module = library("diffusers")
     heads, side = architecture["num_heads"], square_size(architecture)
     if (cross := cross_heads(architecture)) != heads:

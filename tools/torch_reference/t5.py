@@ -33,7 +33,8 @@ DECODER = ("decoder.", "lm_head.")
 
 
 def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.Tensor]:
-    """token_ids [3, L] and mask [3, L]: all tokens, a short text, and a pattern with holes."""
+    """Return token_ids [3, L] and mask [3, L]: all tokens, a short text, and a pattern with
+    holes."""
     generator = torch.Generator().manual_seed(seed)
     length = max(LENGTH, architecture["relative_attention_max_distance"] + 22)
     token_ids = torch.randint(architecture["vocab_size"], (3, length), generator=generator)
@@ -44,7 +45,8 @@ def random_inputs(architecture: Architecture, seed: int = 0) -> dict[str, torch.
 
 
 def transformers(state: State, architecture: Architecture, inputs: Inputs) -> Outputs:
-    """last_hidden_state [B, L, D] at all positions (without mask: all tokens are attended to)."""
+    """Return last_hidden_state [B, L, D] at all positions (without mask: all tokens are attended
+    to)."""
     module = library("transformers")
     settings = {name: architecture[name] for name in FIELDS}
     config = module.T5Config(**settings, feed_forward_proj="gated-gelu", is_encoder_decoder=False)

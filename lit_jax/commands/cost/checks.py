@@ -34,7 +34,8 @@ class Plan:
     request: dict[str, Any]
 
     def programs(self) -> list[tuple[str, int, str]]:
-        """(model, resolution, row of PROGRAMS) of all that is compiled, the quick ones first."""
+        """Return (model, resolution, row of PROGRAMS) of all that is compiled, the quick ones
+        first."""
         return [
             (model, resolution, program)
             for resolution in self.config.resolutions
@@ -46,12 +47,14 @@ class Plan:
 
 
 def trained(config: DenoiserConfig) -> bool:
-    """Whether `train` takes such a model: there are no data sets with sizes as conditions."""
+    """Return whether `train` takes such a model: there are no data sets with sizes as
+    conditions."""
     return not (isinstance(config, PixArtConfig) and config.micro_condition)
 
 
 def check(config: CostConfig) -> Plan:
-    """All that can be refused without compiling. ValueError, in one line, for anything wrong."""
+    """Return all that can be refused without compiling. ValueError, in one line, for anything
+    wrong."""
     dtype_name(config.dtype)
     networks = {}
     for text in config.models:
@@ -89,7 +92,8 @@ SET_BY_FLAGS = {"input_size": "--resolutions", "dtype": "--dtype"}
 
 
 def denoiser(text: str) -> DenoiserConfig:
-    """The configuration of a model folder, or of a name and arguments: "CLEAR-S/2 window_size=16".
+    """Return the configuration of a model folder, or of a name and arguments: "CLEAR-S/2
+    window_size=16".
 
     Raises ValueError for an unknown name, folder or argument, and for another kind of network.
     """
@@ -115,7 +119,7 @@ def denoiser(text: str) -> DenoiserConfig:
 
 
 def _value(text: str) -> Any:
-    """A number, None or True; any other text is itself."""
+    """Return a number, None or True; any other text is itself."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -125,8 +129,8 @@ def _value(text: str) -> Any:
 def resized(
     network: DenoiserConfig, text: str, resolution: int, config: CostConfig
 ) -> DenoiserConfig:
-    """The network for images of `resolution` x `resolution` pixels. Raises ValueError for one that
-    does not divide into patches."""
+    """Return the network for images of `resolution` x `resolution` pixels. Raises ValueError for
+    one that does not divide into patches."""
     step = config.vae_factor * network.patch_size
     if resolution % step:
         raise ValueError(

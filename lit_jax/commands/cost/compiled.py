@@ -50,7 +50,7 @@ class Counted:
 
 
 def count(program: Program) -> Counted:
-    """Compiles a program and reads the compiler's analyses of it.
+    """Compile a program and reads the compiler's analyses of it.
 
     Raises ValueError for a loop whose length the program decides while it runs.
     """
@@ -80,7 +80,8 @@ def _flops(compiled: jax.stages.Compiled) -> float:
 
 
 def _further_iterations(jaxpr: Any) -> float:
-    """Operations of all loops in `jaxpr` beyond what a count of the whole contains of them."""
+    """Return operations of all loops in `jaxpr` beyond what a count of the whole contains of
+    them."""
     total = 0.0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "while":
@@ -108,8 +109,8 @@ def _body_flops(body: Any) -> float:
 
 
 def _inner_programs(parameters: dict[str, Any]) -> Iterator[Any]:
-    """The programs that an equation calls: of jit, checkpoint, functions with their own gradient;
-    of a condition all branches."""
+    """Yield the programs that an equation calls: of jit, checkpoint, functions with their own
+    gradient; of a condition all branches."""
     for value in parameters.values():
         for entry in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(entry, jax.extend.core.ClosedJaxpr):
@@ -119,7 +120,7 @@ def _inner_programs(parameters: dict[str, Any]) -> Iterator[Any]:
 
 
 def forward_program(config: DenoiserConfig, batch_size: int) -> Program:
-    """One evaluation of the network, as a sampler makes them."""
+    """Return one evaluation of the network, as a sampler makes them."""
     x = jax.ShapeDtypeStruct((batch_size, *config.image_size, config.in_channels), jnp.float32)
     t = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     params = functional.abstract_params(config)
@@ -139,8 +140,8 @@ def _condition(config: DenoiserConfig, batch_size: int) -> Any:
 
 
 def train_program(config: DenoiserConfig, batch_size: int) -> Program:
-    """One training step without a teacher, with AdamW and the moving average, as `train` runs
-    them. Its state is overwritten. Raises ValueError for a model that `train` cannot train."""
+    """Return one training step without a teacher, with AdamW and the moving average, as `train`
+    runs them. Its state is overwritten. Raises ValueError for a model that `train` cannot train."""
     if isinstance(config, PixArtConfig) and config.micro_condition:
         raise ValueError("models with micro_condition are not trained here; see docs/train.md")
     shapes = functional.abstract_params(config)

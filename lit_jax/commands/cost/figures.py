@@ -27,8 +27,9 @@ RESOLUTIONS = (512, 1024, 2048, 4096, 8192)
 
 
 def heads_table() -> dict[str, Any]:
-    """LiT paper, Figures 5 and 9: GMACs of all attention layers at 256 pixels against the number of
-    heads, as Eq. 4 prints them and as Algorithm 1 multiplies; and of softmax attention."""
+    """Return LiT paper, Figures 5 and 9: GMACs of all attention layers at 256 pixels against the
+    number of heads, as Eq. 4 prints them and as Algorithm 1 multiplies; and of softmax attention.
+    """
     table: dict[str, Any] = {}
     for size, (_, width, *_) in BACKBONES.items():
         configs = {
@@ -45,8 +46,8 @@ def heads_table() -> dict[str, Any]:
 
 
 def keys_table() -> dict[str, Any]:
-    """CLEAR's claim: the share of all keys, 512 text tokens included, that a query attends to, for
-    circles of radius r and images of FLUX."""
+    """Return CLEAR's claim: the share of all keys, 512 text tokens included, that a query attends
+    to, for circles of radius r and images of FLUX."""
     return {
         str(r): {
             "keys": window_keys(r),
@@ -86,7 +87,7 @@ def _resolution_axis(axes: Axes, sides: list[int]) -> None:
 
 
 def macs_figure(models: Mapping[str, Any]) -> Figure:
-    """MACs of the core of the attention, and of the whole network, against resolution."""
+    """Return MACs of the core of the attention, and of the whole network, against resolution."""
     figure, (core, whole) = _figure(2, 11)
     for (text, rows), colour in zip(models.items(), itertools.cycle(COLOURS), strict=False):
         sides = [int(side) for side in rows]
@@ -102,7 +103,7 @@ def macs_figure(models: Mapping[str, Any]) -> Figure:
 
 
 def memory_figure(models: Mapping[str, Any]) -> Figure:
-    """Memory of the compiled forward pass and training step, where they were compiled."""
+    """Return memory of the compiled forward pass and training step, where they were compiled."""
     figure, panels = _figure(2, 11)
     compiled: set[int] = set()
     for axes, program in zip(panels, ("forward", "train"), strict=True):
@@ -120,7 +121,7 @@ def memory_figure(models: Mapping[str, Any]) -> Figure:
 
 
 def heads_figure(table: Mapping[str, Any]) -> Figure:
-    """LiT paper, Figures 5 and 9."""
+    """Return LiT paper, Figures 5 and 9."""
     figure, panels = _figure(len(table), 14)
     for axes, (size, row) in zip(panels, table.items(), strict=True):
         for name, style in (("printed", "o-"), ("multiplied", "o--")):
@@ -138,7 +139,7 @@ def heads_figure(table: Mapping[str, Any]) -> Figure:
 
 
 def keys_figure(table: Mapping[str, Any]) -> Figure:
-    """Share of the keys that a query of CLEAR attends to."""
+    """Return share of the keys that a query of CLEAR attends to."""
     figure, (axes,) = _figure(1, 6)
     for r, row in table.items():
         points = {int(side): 100 * share for side, share in row["share"].items()}

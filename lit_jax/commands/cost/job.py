@@ -35,7 +35,7 @@ Counts = dict[str, dict[str, Any]]
 
 
 def cost(config: CostConfig) -> Path:
-    """Runs the job; returns its folder. Raises ValueError as `cost_checks.check`."""
+    """Run the job; return its folder. Raises ValueError as `cost_checks.check`."""
     plan = check(config)
     if (plan.out / RECORD).exists():
         (plan.out / COMPILED).unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def cost(config: CostConfig) -> Path:
 
 
 def closed(network: DenoiserConfig) -> dict[str, Any]:
-    """What the closed forms say of one network, per image."""
+    """Return what the closed forms say of one network, per image."""
     macs = closed_forms.forward_components(network)
     softmax = network.depth * softmax_macs(network)["attention"]
     return {
@@ -85,13 +85,13 @@ def _name(text: str, side: int, program: str) -> str:
 
 
 def compiled(counts: Counts, text: str, side: int) -> dict[str, Any]:
-    """What the compiler says of one network; {} beyond the resolutions it was asked for."""
+    """Return what the compiler says of one network; {} beyond the resolutions it was asked for."""
     found = {program: counts.get(_name(text, side, program)) for program in PROGRAMS}
     return {"compiled": {program: one for program, one in found.items() if one is not None}}
 
 
 def compiler_counts(plan: Plan) -> Counts:
-    """The counts of every program of the plan, those of an earlier run included."""
+    """Return the counts of every program of the plan, those of an earlier run included."""
     file = plan.out / COMPILED
     counts: Counts = json.loads(file.read_text()) if file.exists() else {}
     missing = [entry for entry in plan.programs() if _name(*entry) not in counts]

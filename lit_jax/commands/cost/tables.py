@@ -20,7 +20,7 @@ compiled program, as its buffers are assigned. "-": not compiled; nothing is ext
 
 
 def tables(content: Mapping[str, Any]) -> str:
-    """One section per model, and what the columns mean."""
+    """Return one section per model, and what the columns mean."""
     request = content["request"]
     about = (
         f"Compiled with jax {request['jax']} for {request['device']}, batch size"
@@ -49,7 +49,7 @@ def _of_model(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _as_printed(row: Mapping[str, Any]) -> bool:
-    """Whether the LiT paper prints another count of the attention than it multiplies."""
+    """Return whether the LiT paper prints another count of the attention than it multiplies."""
     of_attention = ("projections", "attention", "convolution")
     multiplied = sum(row["macs"][name] for name in of_attention)
     return bool(row["attention_macs_as_printed"] != multiplied)
@@ -69,7 +69,7 @@ def _cells(row: Mapping[str, Any], used: Sequence[str], printed: bool) -> list[s
 
 
 def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns are aligned in plain text, too."""
+    """Return a Markdown table whose columns are aligned in plain text, too."""
     everything = [header, *lines]
     widths = [max(len(line[i]) for line in everything) for i in range(len(header))]
     rule = ["-" * (width - 1) + ":" for width in widths]

@@ -59,7 +59,7 @@ class Plan:
         return -(-self.num_images // self.config.shard_size)
 
     def shard_range(self, shard: int) -> range:
-        """The images of a shard."""
+        """Return the images of a shard."""
         size = self.config.shard_size
         return range(shard * size, min((shard + 1) * size, self.num_images))
 
@@ -87,7 +87,7 @@ class Plan:
 
 
 def check(config: EncodeConfig, out: Path, log: Log) -> Plan:
-    """All that can be refused without compiling; writes nothing.
+    """Return all that can be refused without compiling; write nothing.
 
     Raises ValueError for a model folder that is no VAE or no text encoder, a resolution the VAE
     cannot take, images that are not there, and an `out` that holds something else.
@@ -103,7 +103,8 @@ def check(config: EncodeConfig, out: Path, log: Log) -> Plan:
 
 
 def check_vae(config: EncodeConfig) -> AutoencoderConfig:
-    """The configuration of the VAE, which must take RGB images of the resolution asked for."""
+    """Return the configuration of the VAE, which must take RGB images of the resolution asked
+    for."""
     folder.require_weights(config.vae)
     vae = folder.read_config(config.vae)
     if not isinstance(vae, AutoencoderConfig):
@@ -148,7 +149,7 @@ def check_apart(out: Path, source: SourceConfig) -> None:
 def make_request(
     config: EncodeConfig, source: ImageSource, identity: VaeIdentity
 ) -> dict[str, Any]:
-    """What decides the bytes that are written, for `request.json`."""
+    """Return what decides the bytes that are written, for `request.json`."""
     listing = {"images": len(source), "sha256": source.listing_sha256()}
     request = {
         "source": dataclasses.asdict(config.source) | listing,
@@ -161,19 +162,19 @@ def make_request(
 
 
 def text_request(text: TextConfig) -> dict[str, Any]:
-    """What decides the features of captions, for `request.json`."""
+    """Return what decides the features of captions, for `request.json`."""
     encoder = dataclasses.asdict(text_encoder_identity(text.encoder))
     return {"encoder": encoder, **{name: getattr(text, name) for name in TEXT_FIELDS}}
 
 
 def text_of_schema(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry `text` of a schema, from `text_request`."""
+    """Return the entry `text` of a schema, from `text_request`."""
     kept = {name: request[name] for name in ("encoder", "max_length", "dtype")}
     return {**kept, "width": request["encoder"]["width"]}
 
 
 def check_disk_space(plan: Plan, shards: list[int]) -> None:
-    """Raises ValueError when the records of `shards` will not fit on the disk of `out`."""
+    """Raise ValueError when the records of `shards` will not fit on the disk of `out`."""
     images = sum(len(plan.shard_range(shard)) for shard in shards)
     needed = estimated_bytes(plan.schema(0, 0), images, len(shards), tokens_per_image(plan))
     remedy = "make room, or set dtype float16 or mirrors False"
@@ -181,8 +182,8 @@ def check_disk_space(plan: Plan, shards: list[int]) -> None:
 
 
 def tokens_per_image(plan: Plan) -> float:
-    """Tokens that will be stored for an image, all kinds of captions together: the mean of some
-    images, spread evenly."""
+    """Return tokens that will be stored for an image, all kinds of captions together: the mean of
+    some images, spread evenly."""
     text = plan.config.text
     if not text.encoder:
         return 0.0

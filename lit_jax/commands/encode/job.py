@@ -59,7 +59,7 @@ from lit_jax.storage import files
 
 
 def encode(config: EncodeConfig, out: Path | str, log: Log | None = None) -> Path:
-    """Encodes all images of `config.source` into the folder `out`, which is returned.
+    """Encode all images of `config.source` into the folder `out`, which is returned.
 
     The same call again goes on with the shards that are missing, and does nothing when none are.
     Raises ValueError for a request that cannot be met or differs from the one in `out`, before
@@ -82,7 +82,7 @@ def encode(config: EncodeConfig, out: Path | str, log: Log | None = None) -> Pat
 
 
 def report_finished(plan: Plan) -> None:
-    """Says that there is nothing to do."""
+    """Log that there is nothing to do."""
     if jax.process_index() == 0:
         shutil.rmtree(plan.out / WORK, ignore_errors=True)
     schema = read_schema(plan.out)
@@ -94,7 +94,7 @@ def report_finished(plan: Plan) -> None:
 
 
 def begin(plan: Plan) -> dict[int, ShardResult]:
-    """Leaves the request in the folder; returns what became of the shards that are done."""
+    """Return leaves the request in the folder; return what became of the shards that are done."""
     results = finished(plan)
     done = np.isin(np.arange(plan.num_shards), list(results))
     # All hosts have checked, and go by what process 0 has seen, before anything changes.
@@ -116,7 +116,7 @@ def begin(plan: Plan) -> dict[int, ShardResult]:
 
 
 def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
-    """Adds the shards of this host to `results`; threads decode some batches ahead."""
+    """Add the shards of this host to `results`; threads decode some batches ahead."""
     missing = [shard for shard in range(plan.num_shards) if shard not in results]
     mine = missing[jax.process_index() :: jax.process_count()]
     captions = load_caption_encoder(plan, bool(mine))
@@ -144,8 +144,8 @@ def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
 
 
 def load_caption_encoder(plan: Plan, has_shards: bool) -> CaptionEncoder | None:
-    """The text encoder of the config, None without one or without need. Process 0 writes what it
-    makes of the empty caption."""
+    """Return the text encoder of the config, None without one or without need. Process 0 writes
+    what it makes of the empty caption."""
     if not plan.config.text.encoder:
         return None
     null = plan.out / NULL_CAPTION
@@ -159,13 +159,13 @@ def load_caption_encoder(plan: Plan, has_shards: bool) -> CaptionEncoder | None:
 
 
 def finished(plan: Plan) -> dict[int, ShardResult]:
-    """The shards that are done, by any host, and what became of them."""
+    """Return the shards that are done, by any host, and what became of them."""
     found = {shard: read_result(plan, shard) for shard in range(plan.num_shards)}
     return {shard: result for shard, result in found.items() if result is not None}
 
 
 def require_few_skipped(plan: Plan, results: dict[int, ShardResult]) -> None:
-    """Raises ValueError, with the list written, when more images than allowed were skipped: the
+    """Raise ValueError, with the list written, when more images than allowed were skipped: the
     fraction of all images, rounded up, but never all of them."""
     skipped = [image for shard in sorted(results) for image in results[shard].skipped]
     allowed = math.ceil(plan.config.max_skipped_fraction * plan.num_images)
@@ -193,7 +193,7 @@ def write_skipped(plan: Plan, skipped: list[Skipped]) -> None:
 
 
 def finish(plan: Plan) -> None:
-    """Describes the data set; `schema.json` is last. On process 0, after all shards."""
+    """Describe the data set; `schema.json` is last. On process 0, after all shards."""
     results = finished(plan)
     deadline = time.monotonic() + SECONDS_TO_APPEAR
     while len(results) < plan.num_shards and time.monotonic() < deadline:

@@ -76,7 +76,7 @@ class ShardResult:
 
 
 def prepare(source: ImageSource, cut: Cut, resolution: int, index: int) -> Outcome:
-    """Reads, decodes and crops one image. Runs in a thread."""
+    """Read, decodes and crops one image. Runs in a thread."""
     name = f"image {index}"
     try:
         name = source.name(index)
@@ -87,7 +87,8 @@ def prepare(source: ImageSource, cut: Cut, resolution: int, index: int) -> Outco
 
 
 def to_bucket(image: Image.Image, resolution: int) -> np.ndarray:
-    """An RGB image in the size of its bucket: uint8 [H, W, 3]. Raises BrokenImage without one."""
+    """Return an RGB image in the size of its bucket: uint8 [H, W, 3]. Raises BrokenImage without
+    one."""
     try:
         size = buckets.nearest(image.height, image.width, resolution)
     except ValueError as error:
@@ -102,7 +103,8 @@ CUTS: dict[str, Cut] = {"": center_crop, "pixart": to_bucket}
 def in_order(
     pool: Executor, function: Callable[[int], Outcome], indices: Iterable[int], ahead: int
 ) -> Iterator[Outcome]:
-    """`map` by the threads of `pool`, at most `ahead` results before the one that is asked for."""
+    """Yield `map` by the threads of `pool`, at most `ahead` results before the one that is asked
+    for."""
     waiting: deque[Future[Outcome]] = deque()
     for index in indices:
         waiting.append(pool.submit(function, index))
@@ -115,7 +117,8 @@ def in_order(
 def make_encoder(
     vae: AutoencoderConfig, params: Params, mirrors: bool, precision: str, device_batch_size: int
 ) -> tuple[Encoder, int]:
-    """`f(uint8 [B, H, W, 3]) -> moments float32 [B, M, h, w, 2 L]`, and B. Compiles once per size.
+    """Return `f(uint8 [B, H, W, 3]) -> moments float32 [B, M, h, w, 2 L]`, and B. Compiles once per
+    size.
 
     Every local device of this host takes `device_batch_size` of the images and runs the program
     that one device alone would run, so that the result does not depend on their number.
@@ -148,7 +151,7 @@ def make_encoder(
 def encoded(
     images: Iterable[Prepared], encode: Encoder, batch_size: int
 ) -> Iterator[LatentExample]:
-    """Images through the VAE, handed out in their order."""
+    """Yield images through the VAE, handed out in their order."""
     ready: dict[int, LatentExample] = {}
     position = 0
     for batch, moments in _one_ahead(_batches(images, batch_size), encode, batch_size):
@@ -165,7 +168,8 @@ Batch = list[tuple[int, Prepared]]
 
 
 def _batches(images: Iterable[Prepared], size: int) -> Iterator[Batch]:
-    """Batches as soon as they are full; in the end those that are not, in the order of sizes."""
+    """Yield batches as soon as they are full; in the end those that are not, in the order of
+    sizes."""
     waiting: dict[tuple[int, ...], Batch] = {}
     for number, image in enumerate(images):
         shape = image.pixels_HxWx3.shape
@@ -180,7 +184,8 @@ def _batches(images: Iterable[Prepared], size: int) -> Iterator[Batch]:
 def _one_ahead(
     batches: Iterable[Batch], encode: Encoder, size: int
 ) -> Iterator[tuple[Batch, jax.Array]]:
-    """Batches and their moments. One batch is under way while the one before is handed out."""
+    """Yield batches and their moments. One batch is under way while the one before is handed
+    out."""
     before: tuple[Batch, jax.Array] | None = None
     for batch in batches:
         pixels_BxHxWx3 = np.zeros((size, *batch[0][1].pixels_HxWx3.shape), np.uint8)
@@ -210,7 +215,7 @@ def write_shard(
     networks: Networks,
     seen: Callable[[Outcome], None],
 ) -> ShardResult:
-    """Writes the records of a shard, then its JSON file. `seen` is told of every image."""
+    """Write the records of a shard, then its JSON file. `seen` is told of every image."""
     skipped: list[Skipped] = []
     numbers: list[int] = []
     truncated = 0
@@ -249,7 +254,7 @@ def result_file(plan: Plan, shard: int) -> Path:
 
 
 def read_result(plan: Plan, shard: int) -> ShardResult | None:
-    """What became of a shard; None when it is not done: no JSON file, or not its records."""
+    """Return what became of a shard; None when it is not done: no JSON file, or not its records."""
     path = result_file(plan, shard)
     if not path.is_file():
         return None
@@ -268,6 +273,6 @@ def read_result(plan: Plan, shard: int) -> ShardResult | None:
 
 
 def preparer(plan: Plan) -> Callable[[int], Outcome]:
-    """`prepare` for the images of this job."""
+    """Return `prepare` for the images of this job."""
     cut = CUTS[plan.config.buckets]
     return functools.partial(prepare, plan.source, cut, plan.config.resolution)

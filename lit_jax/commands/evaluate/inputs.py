@@ -47,7 +47,7 @@ class Samples:
 
 
 def open_samples(given: str | Path) -> Samples:
-    """An npz of the ADM layout, a folder of images, or a folder made by `sample`.
+    """Return an npz of the ADM layout, a folder of images, or a folder made by `sample`.
 
     Raises ValueError for what is missing, not finished, or no set of images.
     """
@@ -88,7 +88,7 @@ def open_samples(given: str | Path) -> Samples:
 
 
 def read_sampling(record: Path | None, images: ImageSet) -> tuple[dict[str, Any], list[str]]:
-    """How the samples were made, and a warning for what is not known."""
+    """Return how the samples were made, and a warning for what is not known."""
     unknown: dict[str, Any] = dict.fromkeys(SAMPLING)
     if record is None:
         return unknown, [

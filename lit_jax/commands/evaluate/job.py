@@ -66,7 +66,7 @@ class Run:
 def evaluate(
     config: EvaluateConfig, draw: Draw | None = None, log: Log = log_on_first_process
 ) -> Path:
-    """Writes the scores of `config.samples` against `config.reference` into the file `config.out`,
+    """Write the scores of `config.samples` against `config.reference` into the file `config.out`,
     which is returned.
 
     `draw(folder)` makes the samples of `config.model` there and returns the folder. The same call
@@ -131,8 +131,8 @@ def check_counts(config: EvaluateConfig, samples: Samples) -> None:
 
 
 def begin(run: Run) -> bool:
-    """Whether there is anything to do. Process 0 looks, and leaves request and plan in the working
-    folder for the others."""
+    """Return whether there is anything to do. Process 0 looks, and leaves request and plan in the
+    working folder for the others."""
     if jax.process_index() == 0:
         prepare(run)
     barrier("the request is written")
@@ -140,7 +140,7 @@ def begin(run: Run) -> bool:
 
 
 def prepare(run: Run) -> None:
-    """Checks the output against the request; then writes the request, or says the scores that are
+    """Check the output against the request; then writes the request, or says the scores that are
     there already. Raises ValueError when it is there for another request."""
     run.log("hashing samples and reference")
     request = request_of(run.config, run.network, run.reference)
@@ -169,7 +169,7 @@ def prepare(run: Run) -> None:
 
 
 def measure(run: Run) -> None:
-    """Writes the parts of this host of reference and samples that are missing."""
+    """Write the parts of this host of reference and samples that are missing."""
     share = jax.process_index(), jax.process_count()
     sets = [(SAMPLES, run.samples.images, np.arange(run.samples.images.count), True)]
     if read_json(run.work / PLAN)["measure_reference"]:
@@ -221,7 +221,7 @@ class Progress:
 
 
 def finish(run: Run) -> None:
-    """Merges the parts, keeps the statistics of the reference, writes the scores."""
+    """Merge the parts, keep the statistics of the reference, write the scores."""
     request = read_json(run.work / REQUEST)["request"]
     if read_json(run.work / PLAN)["measure_reference"]:
         assert run.reference.images is not None

@@ -41,8 +41,8 @@ def make_record(
     scores: Scores,
     request: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of metrics.json. Nothing in it changes between two runs of one request on the
-    same machine; what is not known is None."""
+    """Return the content of metrics.json. Nothing in it changes between two runs of one request on
+    the same machine; what is not known is None."""
     mismatch, late = None, []
     if known.images is not None:
         mismatch = mean_mismatch(known.statistics, known.images)
@@ -97,7 +97,7 @@ def make_record(
 
 
 def _is_unsigned(reference: Reference) -> bool:
-    """Whether nothing says which network the statistics come from."""
+    """Return whether nothing says which network the statistics come from."""
     return reference.given is not None and reference.about is None
 
 
@@ -108,8 +108,8 @@ def _size_of(reference: Reference) -> list[int] | None:
 
 
 def early_warnings(network: Network, reference: Reference, samples: Samples) -> list[str]:
-    """Everything a reader of the scores has to know before comparing them, as far as it is known
-    before they are."""
+    """Return everything a reader of the scores has to know before comparing them, as far as it is
+    known before they are."""
     found = count_warnings(samples.images.count, network.dimensions, "samples")
     found += samples.warnings
     size = _size_of(reference)
@@ -122,7 +122,7 @@ def early_warnings(network: Network, reference: Reference, samples: Samples) -> 
 
 
 def reference_warnings(network: Network, reference: Reference) -> list[str]:
-    """What there is to say whatever the samples are."""
+    """Return what there is to say whatever the samples are."""
     found = []
     count = reference.images.count if reference.images is not None else None
     if reference.given is not None:
@@ -155,7 +155,7 @@ def reference_warnings(network: Network, reference: Reference) -> list[str]:
 
 
 def table(record: dict[str, Any]) -> list[str]:
-    """The scores for the screen, one line each, and the warnings."""
+    """Return the scores for the screen, one line each, and the warnings."""
     metrics, absent = record["metrics"], record["absent"]
     lines = [f"{record['evaluator']}: {record['samples']['path']} ({record['samples']['count']:,}"]
     lines[0] += f" samples) against {record['reference']['path']}"

@@ -16,7 +16,7 @@ from lit_jax.runs.requests import REQUEST, differences
 
 
 def clean_up(work: Path) -> None:
-    """Removes the working folder; the request, which says whose it is, goes last."""
+    """Remove the working folder; the request, which says whose it is, goes last."""
     if not work.exists():
         return
     for entry in work.iterdir():
@@ -29,8 +29,8 @@ def clean_up(work: Path) -> None:
 
 
 def request_of(config: EvaluateConfig, network: Network, reference: Reference) -> dict[str, Any]:
-    """Everything besides the samples that decides the scores, by content: the same images may lie
-    elsewhere."""
+    """Return everything besides the samples that decides the scores, by content: the same images
+    may lie elsewhere."""
     return {
         "evaluator": EVALUATOR,
         "reference_fingerprint": reference.fingerprint(),
@@ -43,7 +43,7 @@ def request_of(config: EvaluateConfig, network: Network, reference: Reference) -
 
 
 def stored(out: Path) -> dict[str, Any] | None:
-    """The result that is there already; ValueError for a file that is none."""
+    """Return the result that is there already; ValueError for a file that is none."""
     if not out.exists():
         return None
     content = read_json(out)
@@ -53,7 +53,7 @@ def stored(out: Path) -> dict[str, Any] | None:
 
 
 def stored_work(work: Path) -> dict[str, Any] | None:
-    """The request of unfinished work; ValueError for a folder that is none."""
+    """Return the request of unfinished work; ValueError for a folder that is none."""
     if (work / REQUEST).exists():
         return read_json(work / REQUEST)
     # A run that was killed at its first file leaves a hidden one.
@@ -65,7 +65,7 @@ def stored_work(work: Path) -> dict[str, Any] | None:
 def require_same(
     path: Path, content: dict[str, Any], request: dict[str, Any], names: Collection[str]
 ) -> None:
-    """Raises ValueError when these entries of the request in `content` differ from `request`."""
+    """Raise ValueError when these entries of the request in `content` differ from `request`."""
     was, asked = (
         {name: side.get(name) for name in names} for side in (content["request"], request)
     )

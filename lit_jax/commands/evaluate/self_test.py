@@ -29,7 +29,7 @@ from lit_jax.runs.hosts import Log
 def self_test(
     inception: str, reference: ReferenceConfig | None, batch_size: int = 64, log: Log = print
 ) -> int:
-    """Runs the checks and returns how many there were.
+    """Run the checks and return how many there were.
 
     Without `reference` on pictures that are made up, without `inception` on a small network of
     random weights: both are enough to check an installation. Raises ValueError when a check fails,
@@ -52,7 +52,7 @@ def self_test(
 
 
 def checks(network: Network, opened: Reference | None, batch_size: int) -> Iterator[Check]:
-    """All checks that can be made of this reference."""
+    """Yield all checks that can be made of this reference."""
     yield from score_checks()
     if opened is not None and opened.given is not None:
         yield from gaussian_checks("statistics: FID", opened.given.pool)
@@ -71,7 +71,7 @@ def checks(network: Network, opened: Reference | None, batch_size: int) -> Itera
 
 
 def random_network() -> Network:
-    """The architecture of the FID Inception, one sixteenth as wide, with random weights."""
+    """Return the architecture of the FID Inception, one sixteenth as wide, with random weights."""
     config = InceptionConfig(width_divisor=WIDTH_UNIT, num_logits=10)
     params = jax.device_get(functional.init_params(config, jax.random.key(0)))
     return Network("a small random Inception", config, params, params_sha256(params))

@@ -92,7 +92,7 @@ class Identities:
 
 
 def check(config: GenerateConfig) -> Plan:
-    """All that can be refused by looking at names, sizes and prompts."""
+    """Return all that can be refused by looking at names, sizes and prompts."""
     prompts = read_prompts(config)
     model = read_denoiser(config.model)
     text, vae = read_text_encoder(config.text_encoder), read_vae(config.vae)
@@ -179,7 +179,7 @@ def check_fit(
 def image_size(
     config: GenerateConfig, model: PixArtConfig, vae: AutoencoderConfig
 ) -> tuple[int, int]:
-    """Height and width in pixels: as asked, or the nominal ones of the model."""
+    """Return height and width in pixels: as asked, or the nominal ones of the model."""
     nominal = (model.image_size[0] * vae.downsampling, model.image_size[1] * vae.downsampling)
     if config.aspect_ratio:
         size = buckets.nearest(*parse_aspect_ratio(config.aspect_ratio), max(nominal))
@@ -196,7 +196,7 @@ def image_size(
 
 
 def text_length(config: GenerateConfig, model: PixArtConfig) -> int:
-    """Tokens of a prompt, padding included."""
+    """Return tokens of a prompt, padding included."""
     most = model.model_max_length
     require(
         most is None or config.max_length <= most,
@@ -219,7 +219,7 @@ def check_out(config: GenerateConfig) -> None:
 
 
 def warn_of_cut_prompts(plan: Plan, log: Log) -> None:
-    """Names the prompts whose end the text encoder will not see."""
+    """Name the prompts whose end the text encoder will not see."""
     texts = [prompt.text for prompt in plan.prompts] + [plan.config.negative_prompt]
     cut = [(text, plan.tokenizer.length(text) - plan.max_length) for text in texts]
     cut = [(text, count) for text, count in cut if count > 0]
@@ -237,7 +237,7 @@ def shortened(text: str) -> str:
 
 
 def identify(plan: Plan, log: Log) -> Identities:
-    """Reads the weights, or their recorded sums, and compares them with what the model was trained
+    """Read the weights, or their recorded sums, and compares them with what the model was trained
     with. Raises ValueError for another VAE or text encoder."""
     config = plan.config
     text, vae = text_encoder_identity(config.text_encoder), vae_identity(config.vae)
@@ -257,7 +257,7 @@ def identify(plan: Plan, log: Log) -> Identities:
 
 
 def request_of(plan: Plan, identities: Identities) -> dict[str, Any]:
-    """Everything that defines an image besides its prompt and number."""
+    """Return everything that defines an image besides its prompt and number."""
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     return {
         "model": plan.config.model,
@@ -277,7 +277,7 @@ def request_of(plan: Plan, identities: Identities) -> dict[str, Any]:
 
 
 def request_of_folder(plan: Plan, of_image: dict[str, Any]) -> dict[str, Any]:
-    """`request_of`, and which images: for an output of many prompts."""
+    """Return `request_of`, and which images: for an output of many prompts."""
     lines = [f"{prompt.text}\n{prompt.metadata}" for prompt in plan.prompts]
     sha256 = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return of_image | {

@@ -46,7 +46,7 @@ from lit_jax.version import VERSION
 
 
 def generate(config: GenerateConfig, log: Log = log_on_first_process) -> Path:
-    """Draws what `config` asks for and returns the path of the output.
+    """Draw what `config` asks for and return the path of the output.
 
     The same call again resumes; on a finished output it does nothing. Every process of a multi-host
     job makes the same call; the output lies where all of them see it.
@@ -163,7 +163,7 @@ def draw(
 def write_images(
     images: Images, output: Output, batch: int, images_BxHxWxC: np.ndarray, present: set[str]
 ) -> None:
-    """Writes the images of a batch that are not there."""
+    """Write the images of a batch that are not there."""
     for (prompt, number), image_HxWxC in zip(images.members(batch), images_BxHxWxC, strict=True):
         name = images.file(prompt, number)
         if name not in present:
@@ -172,7 +172,7 @@ def write_images(
 
 
 def record_of(images: Images, pieces: Pieces) -> dict[str, Any]:
-    """What a reader of a folder wants to know besides the request."""
+    """Return what a reader of a folder wants to know besides the request."""
     drawn_on = {str(pieces.read(name)["devices"]) for name in pieces.names("latents")}
     return {
         "network_evaluations": images.plan.protocol.function_evaluations(),

@@ -48,7 +48,8 @@ class Part:
 
 
 def parts(plan: Plan, batch: int) -> tuple[Part, ...]:
-    """The three networks, in the order in which they are loaded; `batch` images per device."""
+    """Return the three networks, in the order in which they are loaded; `batch` images per
+    device."""
     denoised = (2 if plan.guides else 1) * batch
     text_dtype = plan.dtype if plan.text.weights == "float" else "float32"
     return (
@@ -61,7 +62,7 @@ def parts(plan: Plan, batch: int) -> tuple[Part, ...]:
 
 
 def _part(config: Any, dtype: str, activations: int) -> Part:
-    """Integers stay what they are; floating-point parameters are held in `dtype`."""
+    """Return integers stay what they are; floating-point parameters are held in `dtype`."""
     leaves = jax.tree.leaves(functional.abstract_params(config))
     integers = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if _is_integer(leaf))
     floats = sum(leaf.size for leaf in leaves if not _is_integer(leaf))
@@ -75,8 +76,8 @@ def _is_integer(leaf: Any) -> bool:
 
 
 def text_activations(config: T5Config, length: int) -> int:
-    """Of one text: the residual stream with queries, keys and values, the two halves of the gated
-    MLP with their product, logits and weights of the attention; and, one layer at a time, the
+    """Return of one text: the residual stream with queries, keys and values, the two halves of the
+    gated MLP with their product, logits and weights of the attention; and, one layer at a time, the
     kernels in float32."""
     D, F, inner = config.d_model, config.d_ff, config.inner_width
     stream = length * (3 * D + 3 * inner + 3 * F)
@@ -86,8 +87,8 @@ def text_activations(config: T5Config, length: int) -> int:
 
 
 def denoiser_activations(config: PixArtConfig, latent: tuple[int, int], batch: int) -> int:
-    """Of one block on `batch` images: the residual stream with what the attention reads and makes,
-    the hidden layer of the MLP, and the N x N logits and weights of softmax attention, which
+    """Return of one block on `batch` images: the residual stream with what the attention reads and
+    makes, the hidden layer of the MLP, and the N x N logits and weights of softmax attention, which
     accelerators do not hold; or the strips of keys and the logits of windows. In bfloat16 the CPU
     backend also keeps all kernels as float32."""
     on_cpu = jax.default_backend() == "cpu"
@@ -112,8 +113,8 @@ def denoiser_activations(config: PixArtConfig, latent: tuple[int, int], batch: i
 
 
 def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], tiled: bool) -> int:
-    """Of one image: 3.5 arrays of the second widest level at full resolution (what XLA plans for
-    the released network), or those of a tile and the middle block."""
+    """Return of one image: 3.5 arrays of the second widest level at full resolution (what XLA plans
+    for the released network), or those of a tile and the middle block."""
     widths = config.block_out_channels
     per_pixel = 3.5 * 4 * widths[min(1, len(widths) - 1)]
     pixels = latent[0] * latent[1] * config.downsampling**2
@@ -125,7 +126,7 @@ def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], tile
 
 
 def tell(plan: Plan, batch: int, log: Log) -> None:
-    """Prints what is needed and what there is.
+    """Print what is needed and what there is.
 
     Raises ValueError when the parameters alone do not fit into the memory; warns when they might
     not together with what is computed from them.
@@ -163,8 +164,8 @@ def _remedy(plan: Plan, part: Part) -> str:
 
 
 def free_memory() -> tuple[int | None, str]:
-    """Bytes that are free where the networks will be, and the name of that place. None where the
-    system does not tell."""
+    """Return bytes that are free where the networks will be, and the name of that place. None where
+    the system does not tell."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"], "memory of the device"
@@ -175,14 +176,14 @@ def free_memory() -> tuple[int | None, str]:
 
 
 def gigabytes(count: float) -> str:
-    """1.24 GB, 83.0 MB, 12.1 kB."""
+    """Return 1.24 GB, 83.0 MB, 12.1 kB."""
     unit, size = next(row for row in UNITS if count >= row[1] / 10 or row[1] == 1e3)
     return f"{count / size:.3g} {unit}"
 
 
 def peak_memory() -> str:
-    """The most this process has held so far, and its first device where that has a memory of its
-    own."""
+    """Return the most this process has held so far, and its first device where that has a memory of
+    its own."""
     # Kilobytes on Linux, bytes on macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     text = gigabytes(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

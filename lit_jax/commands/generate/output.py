@@ -51,7 +51,7 @@ def write_image(
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:
-    """The settings of a PNG that `write_image` wrote; None for any other file."""
+    """Return the settings of a PNG that `write_image` wrote; None for any other file."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -62,7 +62,7 @@ def read_settings(path: Path) -> dict[str, Any] | None:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """uint8 [H, W, C] of a PNG."""
+    """Return uint8 [H, W, C] of a PNG."""
     with Image.open(path) as image:
         pixels = np.asarray(image, np.uint8)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
@@ -78,12 +78,12 @@ class Output:
     of_folder: dict[str, Any] | None
 
     def settings(self, prompt: Prompt, number: int | None) -> dict[str, Any]:
-        """What the PNG of an image says about itself; None: the grid of all images."""
+        """Return what the PNG of an image says about itself; None: the grid of all images."""
         which = {"images": len(prompt.images)} if number is None else {"image": number}
         return plain(self.request | which | {PROMPT: prompt.text})
 
     def present(self) -> set[str]:
-        """The images that are there already.
+        """Return the images that are there already.
 
         Raises ValueError when the place belongs to another request, or holds what none explains.
         """
@@ -101,7 +101,7 @@ class Output:
         return {name for name in names if (out / name).exists()}
 
     def _present_files(self) -> set[str]:
-        """As `present`, for the images of one prompt and their grid."""
+        """Return as `present`, for the images of one prompt and their grid."""
         (prompt,) = self.plan.prompts
         wanted = {name: self.settings(prompt, k) for k, name in enumerate(prompt.images)}
         if prompt.grid:
@@ -125,7 +125,7 @@ class Output:
         return present
 
     def finished(self, present: set[str]) -> bool:
-        """Whether nothing is left to do."""
+        """Return whether nothing is left to do."""
         out, prompts = self.plan.folder, self.plan.prompts
         if self.of_folder is None:
             (prompt,) = prompts
@@ -143,12 +143,12 @@ class Output:
         return out.with_name(f".{out.name}.{WORK}")
 
     def pieces(self) -> Pieces:
-        """The pieces of this request: those of another one are none of ours."""
+        """Return the pieces of this request: those of another one are none of ours."""
         text = json.dumps([self.request, [prompt.text for prompt in self.plan.prompts]])
         return Pieces(self.work / hashlib.sha256(text.encode()).hexdigest()[:16])
 
     def begin(self) -> None:
-        """Removes what killed processes left half written, and says to whom a folder belongs. Call
+        """Remove what killed processes left half written, and log to whom a folder belongs. Call
         it on one process."""
         out = self.plan.folder
         if self.of_folder is None:
@@ -163,7 +163,7 @@ class Output:
             files.write_json(out / REQUEST, self.of_folder)
 
     def finish(self, record: Mapping[str, Any]) -> None:
-        """Writes what is made from the images, then the record that marks completion, then removes
+        """Write what is made from the images, then the record that marks completion, then removes
         the pieces. Call it on one process."""
         out = self.plan.folder
         await_files([out / name for prompt in self.plan.prompts for name in prompt.images])
@@ -181,7 +181,7 @@ class Output:
         self.remove_pieces()
 
     def remove_pieces(self) -> None:
-        """Removes what is left of the work on this request, and nothing else."""
+        """Remove what is left of the work on this request, and nothing else."""
         ours = self.work if self.of_folder is not None else self.pieces().folder
         shutil.rmtree(ours, ignore_errors=True)
         with contextlib.suppress(OSError):  # other work lies there
@@ -201,7 +201,7 @@ class Pieces:
         return self.path(name).exists()
 
     def names(self, kind: str) -> list[str]:
-        """The names of all pieces of a kind, the part before the slash."""
+        """Return the names of all pieces of a kind, the part before the slash."""
         return sorted(f"{kind}/{path.stem}" for path in (self.folder / kind).glob("*.npz"))
 
     def write(self, name: str, **arrays: np.ndarray) -> None:
@@ -209,7 +209,7 @@ class Pieces:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def read(self, name: str) -> dict[str, np.ndarray]:
-        """Raises ValueError for a damaged file."""
+        """Raise ValueError for a damaged file."""
         path = self.path(name)
         try:
             with np.load(path) as arrays:

@@ -53,14 +53,14 @@ class Images:
         return range(-(-len(self) // self.batch_size))
 
     def members(self, batch: int) -> list[tuple[int, int]]:
-        """(prompt, number) of the images of a batch; the last one may have fewer."""
+        """Return (prompt, number) of the images of a batch; the last one may have fewer."""
         first = batch * self.batch_size
         images = range(first, min(first + self.batch_size, len(self)))
         return [divmod(i, self.plan.config.num_images) for i in images]
 
     def filled(self, batch: int) -> list[tuple[int, int]]:
-        """`members`, filled to the size of a batch with copies nobody keeps, so that nothing is
-        compiled twice."""
+        """Return `members`, filled to the size of a batch with copies nobody keeps, so that nothing
+        is compiled twice."""
         members = self.members(batch)
         return members + [members[-1]] * (self.batch_size - len(members))
 
@@ -71,7 +71,8 @@ class Images:
         return self.plan.prompts[prompt].images[number]
 
     def piece(self, batch: int) -> str:
-        """The name of the latents of a batch, which differ in their last bits in another batch."""
+        """Return the name of the latents of a batch, which differ in their last bits in another
+        batch."""
         return f"latents/{batch:06d}-of-{self.batch_size}"
 
 
@@ -83,7 +84,7 @@ def text_piece(prompt: int) -> str:
 
 
 def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, log: Log) -> None:
-    """Writes the features of the prompts with these numbers, and those to guide away from.
+    """Write the features of the prompts with these numbers, and those to guide away from.
 
     One text at a time: its features are the same whatever is asked for beside it. Of a prompt only
     the tokens that are attended to are kept.
@@ -111,7 +112,7 @@ def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, l
 
 
 def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, log: Log) -> None:
-    """Writes the latents of the batches with these numbers."""
+    """Write the latents of the batches with these numbers."""
     if not numbers:
         return
     plan = images.plan
@@ -134,7 +135,7 @@ def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces,
 
 
 def _away(plan: Plan, params: Any, pieces: Pieces) -> tuple[np.ndarray, np.ndarray] | None:
-    """Tokens [L, D] to guide away from and their own mask [L]; None without guidance."""
+    """Return tokens [L, D] to guide away from and their own mask [L]; None without guidance."""
     if not plan.guides:
         return None
     if plan.away_from is not None:
@@ -147,7 +148,7 @@ def _away(plan: Plan, params: Any, pieces: Pieces) -> tuple[np.ndarray, np.ndarr
 def conditions(
     images: Images, batch: int, away: tuple[np.ndarray, np.ndarray] | None, pieces: Pieces
 ) -> tuple[TextCondition, TextCondition]:
-    """What the images of a batch are guided towards and away from."""
+    """Return what the images of a batch are guided towards and away from."""
     plan = images.plan
     texts = [pieces.read(text_piece(prompt))["tokens"] for prompt, _ in images.filled(batch)]
     size = plan.size if plan.model.micro_condition else None
@@ -160,7 +161,7 @@ def conditions(
 def decode_batches(
     images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, log: Log
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, images uint8 [B, H, W, C]) of the batches with these numbers."""
+    """Yield (number, images uint8 [B, H, W, C]) of the batches with these numbers."""
     if not numbers:
         return
     plan = images.plan
@@ -180,7 +181,7 @@ def decode_batches(
 
 
 def _whole(plan: Plan, params: Any, mesh: Mesh) -> Any:
-    """Every device decodes its images one by one."""
+    """Return every device decodes its images one by one."""
     program = _decoding(plan.vae, mesh)
 
     def decode(latents_BxhxwxC: np.ndarray, size: int) -> np.ndarray:
@@ -196,7 +197,7 @@ def _decoding(vae: AutoencoderConfig, mesh: Mesh) -> Callable[..., jax.Array]:
 
 
 def _tiled(plan: Plan, params: Any) -> Any:
-    """One device decodes all images, tile by tile."""
+    """Return one device decodes all images, tile by tile."""
     device = jax.local_devices()[0]
     model = functional.with_params(plan.vae, jax.device_put(params, device))
 
@@ -211,7 +212,7 @@ def _tiled(plan: Plan, params: Any) -> Any:
 
 
 def names(images: Images, batch: int) -> list[str]:
-    """What to call the images of a batch in a message."""
+    """Return what to call the images of a batch in a message."""
     return [
         f"image {number} of {shortened(images.prompt(prompt).text)}"
         for prompt, number in images.members(batch)
@@ -219,7 +220,7 @@ def names(images: Images, batch: int) -> list[str]:
 
 
 def require_finite(array: np.ndarray, what: list[str], where: str, plan: Plan) -> None:
-    """Raises FloatingPointError, naming the first of the things along axis 0 that is not finite."""
+    """Raise FloatingPointError, naming the first of the things along axis 0 that is not finite."""
     finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if finite.all():
         return
@@ -231,12 +232,12 @@ def require_finite(array: np.ndarray, what: list[str], where: str, plan: Plan) -
 
 
 def devices() -> np.ndarray:
-    """What this process draws on, as an array of text."""
+    """Return what this process draws on, as an array of text."""
     return np.array(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}")
 
 
 def release(params: Any) -> None:
-    """Frees the memory of a network at once, whoever still knows of it."""
+    """Free the memory of a network at once, whoever still knows of it."""
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array):
             leaf.delete()

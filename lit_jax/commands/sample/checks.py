@@ -81,7 +81,7 @@ class Plan:
 
 
 def check_order(order: Order) -> Plan:
-    """All that can be refused without touching a device."""
+    """Return all that can be refused without touching a device."""
     config = folder.read_denoiser_config(order.model)
     if isinstance(config, PixArtConfig):
         raise ValueError(
@@ -127,7 +127,7 @@ def check(
     num_samples: int,
     batch_size: int,
 ) -> None:
-    """Refuses what cannot be sampled, with the values and the remedy."""
+    """Refuse what cannot be sampled, with the values and the remedy."""
     if protocol.sampler not in SAMPLERS:
         raise unknown_name("sampler", protocol.sampler, SAMPLERS)
     if protocol.cfg_channels not in GUIDED_CHANNELS:
@@ -202,7 +202,7 @@ def check_rows(config: LabelledConfig, order: Order) -> None:
 def check_vae(
     config: LabelledConfig, order: Order, named: VaeIdentity | None
 ) -> tuple[VaeIdentity | None, dict[str, tuple[int, ...]]]:
-    """The VAE that turns the model's latents into images, and what is kept of each image."""
+    """Return the VAE that turns the model's latents into images, and what is kept of each image."""
     latent_shape = (*config.image_size, config.in_channels)
     shapes: dict[str, tuple[int, ...]] = {"latents": latent_shape} if order.save_latents else {}
     if not order.vae:
@@ -237,8 +237,8 @@ def check_vae(
 
 
 def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
-    """Everything that defines the files of the output; shard size included, because shards of two
-    sizes do not fit together."""
+    """Return everything that defines the files of the output; shard size included, because shards
+    of two sizes do not fit together."""
     order = plan.order
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     request = {
@@ -259,7 +259,7 @@ def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
 
 
 def check_kept(out: Path) -> None:
-    """Refuses samples that no request explains: they must not be overwritten."""
+    """Refuse samples that no request explains: they must not be overwritten."""
     names = (RECORD, *ARRAYS.values(), GRID, FOLDER)
     if not (out / REQUEST).exists() and any((out / name).exists() for name in names):
         raise ValueError(f"{out} already holds samples; choose another --out or remove it")

@@ -74,7 +74,7 @@ def sample(
     window_size: int = 0,
     down_factor: int = 0,
 ) -> Path:
-    """Draws `num_samples` images and writes them into the folder `out`, which is returned.
+    """Draw `num_samples` images and writes them into the folder `out`, which is returned.
 
     The same call again resumes; on a finished output it does nothing. Every process of a multi-host
     job makes the same call; `out` is a folder that all of them see.
@@ -156,8 +156,8 @@ def announce(plan: Plan, log: Log) -> None:
 
 
 def begin(plan: Plan, request: dict[str, Any]) -> list[int]:
-    """Writes the request and returns the shards that are left for this process: every n-th of
-    those that no process, of this job or of one before, has written."""
+    """Write the request and return the shards that are left for this process: every n-th of those
+    that no process, of this job or of one before, has written."""
     shards = plan.shards
     if jax.process_index() == 0:
         shards.remove_leftovers()
@@ -178,7 +178,7 @@ def draw_shards(
     numbers: list[int],
     log: Log,
 ) -> None:
-    """Draws and writes the shards of these numbers."""
+    """Draw and writes the shards of these numbers."""
     if not numbers:
         return
     order, shards = plan.order, plan.shards
@@ -205,8 +205,8 @@ def draw_shards(
 
 
 def draw_shard(plan: Plan, drawer: Drawer, number: int) -> dict[str, np.ndarray]:
-    """The arrays of a shard: uint8 images [n, H, W, C] and/or float32 latents [n, h, w, L], their
-    labels, and the devices they were drawn on.
+    """Return the arrays of a shard: uint8 images [n, H, W, C] and/or float32 latents [n, h, w, L],
+    their labels, and the devices they were drawn on.
 
     Raises FloatingPointError for values that are not finite; nothing is written then.
     """
@@ -234,7 +234,7 @@ def draw_shard(plan: Plan, drawer: Drawer, number: int) -> dict[str, np.ndarray]
 def require_finite(
     images_BxHxWxC: np.ndarray, first: int, label_N: np.ndarray | None, where: str
 ) -> None:
-    """Raises FloatingPointError with the number and label of the first image that is not finite;
+    """Raise FloatingPointError with the number and label of the first image that is not finite;
     `first` is the number of the first image of the batch."""
     finite_B = np.isfinite(images_BxHxWxC).all(axis=(1, 2, 3))
     if finite_B.all():
@@ -248,7 +248,7 @@ def require_finite(
 
 
 def finish(plan: Plan, request: dict[str, Any], label_N: np.ndarray | None, log: Log) -> None:
-    """Merges the shards, then writes the record that marks completion, then removes the shards."""
+    """Merge the shards, then writes the record that marks completion, then removes the shards."""
     order, shards = plan.order, plan.shards
     if len(shards) > 1:
         log(f"merging {len(shards)} shards")

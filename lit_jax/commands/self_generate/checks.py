@@ -57,8 +57,8 @@ class Plan:
         return self.latent_size[0] * down, self.latent_size[1] * down
 
     def batch_size(self, devices: int) -> int:
-        """Examples that are drawn together. It does not depend on what is there already, so that a
-        resumed job draws the same bits."""
+        """Return examples that are drawn together. It does not depend on what is there already, so
+        that a resumed job draws the same bits."""
         return fitting_batch(self.config.batch_size, self.shards.size, devices)
 
     @property
@@ -68,11 +68,12 @@ class Plan:
         return tuple(map(str, range(count)))
 
     def prompt(self, index: int) -> str:
-        """The prompt of an example."""
+        """Return the prompt of an example."""
         return self.prompts[index % len(self.prompts)]
 
     def numbers(self) -> list[int]:
-        """How often the prompt of every example has come before: equal ones get other images."""
+        """Return how often the prompt of every example has come before: equal ones get other
+        images."""
         seen: Counter[str] = Counter()
         found = []
         for index in range(self.config.num_samples):
@@ -82,7 +83,7 @@ class Plan:
 
 
 def check(config: SelfGenerateConfig, out: Path, log: Log) -> Plan:
-    """All that can be refused without touching a device. Writes nothing."""
+    """Return all that can be refused without touching a device. Writes nothing."""
     teacher = folder.read_denoiser_config(config.model)
     folder.require_weights(config.model)
     check_out(out)
@@ -104,7 +105,7 @@ def check(config: SelfGenerateConfig, out: Path, log: Log) -> Plan:
 
 
 def check_vae(config: SelfGenerateConfig, teacher: DenoiserConfig) -> VaeIdentity | None:
-    """The VAE that the teacher's latents belong to; None for a teacher of pixels."""
+    """Return the VAE that the teacher's latents belong to; None for a teacher of pixels."""
     named = recorded_vae(config.model)
     captions = isinstance(teacher, PixArtConfig)
     if named is None and not captions and teacher.in_channels in PIXEL_CHANNELS:
@@ -140,7 +141,7 @@ def check_vae(config: SelfGenerateConfig, teacher: DenoiserConfig) -> VaeIdentit
 
 
 def label_protocol(config: SelfGenerateConfig, teacher: LabelledConfig) -> Protocol:
-    """How a teacher on class labels draws. Refuses what only belongs to prompts."""
+    """Return how a teacher on class labels draws. Refuses what only belongs to prompts."""
     for name, value in (
         ("prompt_file", config.prompt_file),
         ("text.encoder", config.text.encoder),
@@ -166,7 +167,7 @@ def label_protocol(config: SelfGenerateConfig, teacher: LabelledConfig) -> Proto
 
 
 def text_protocol(config: SelfGenerateConfig, teacher: PixArtConfig) -> TextProtocol:
-    """How a teacher on captions draws."""
+    """Return how a teacher on captions draws."""
     protocol = TextProtocol(
         config.sampler, config.steps, config.cfg_scale, config.cfg_channels, seed=config.seed
     )
@@ -177,7 +178,7 @@ def text_protocol(config: SelfGenerateConfig, teacher: PixArtConfig) -> TextProt
 def check_text(
     config: SelfGenerateConfig, teacher: PixArtConfig
 ) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """The prompts of the examples, and what decides their features."""
+    """Return the prompts of the examples, and what decides their features."""
     model, text = config.model, config.text
     require(
         bool(config.prompt_file),
@@ -211,7 +212,7 @@ def check_text(
 def check_size(
     config: SelfGenerateConfig, teacher: PixArtConfig, vae: VaeIdentity | None
 ) -> tuple[int, int]:
-    """Height and width of the latents: of the images asked for, or the teacher's own."""
+    """Return height and width of the latents: of the images asked for, or the teacher's own."""
     assert vae is not None  # captions come with latents
     if not config.size:
         return teacher.image_size

@@ -39,7 +39,7 @@ StepDone = Callable[[int], None]
 
 
 def from_labels(plan: Plan, params: Any, mesh: Mesh, progress: StepDone) -> Examples:
-    """Examples of a teacher on class labels, or of an unconditional one."""
+    """Return examples of a teacher on class labels, or of an unconditional one."""
     config, teacher = plan.config, plan.teacher
     assert isinstance(teacher, LabelledConfig) and isinstance(plan.protocol, Protocol)
     label_N = assign_labels(teacher, (), config.num_samples, config.label_policy, config.seed)
@@ -60,7 +60,7 @@ def from_labels(plan: Plan, params: Any, mesh: Mesh, progress: StepDone) -> Exam
 def from_prompts(
     plan: Plan, params: Any, mesh: Mesh, progress: StepDone, encoder: CaptionEncoder
 ) -> Examples:
-    """Examples of a teacher on captions, with the features of their prompts."""
+    """Return examples of a teacher on captions, with the features of their prompts."""
     config, teacher = plan.config, plan.teacher
     assert isinstance(teacher, PixArtConfig) and isinstance(plan.protocol, TextProtocol)
     away = away_of(plan, params, encoder)
@@ -100,8 +100,8 @@ def name_of(index: int) -> str:
 def away_of(
     plan: Plan, params: Any, encoder: CaptionEncoder
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Features [max_length, D] that guidance leads away from, and their mask: the teacher's null
-    caption, or else what the encoder makes of the empty text; None without guidance."""
+    """Return features [max_length, D] that guidance leads away from, and their mask: the teacher's
+    null caption, or else what the encoder makes of the empty text; None without guidance."""
     if plan.config.cfg_scale == 1.0:
         return None
     assert isinstance(plan.teacher, PixArtConfig)
@@ -116,7 +116,8 @@ def away_of(
 
 
 def first_images(plan: Plan, schema: LatentSchema, mesh: Mesh) -> np.ndarray:
-    """The first examples on disk as images float32 [N, H, W, C], decoded when there is a VAE."""
+    """Return the first examples on disk as images float32 [N, H, W, C], decoded when there is a
+    VAE."""
     records = open_records(plan.out, schema, schema.split)
     shape = schema.moments_shapes[0]
     x_NxhxwxL = np.stack(

@@ -65,7 +65,7 @@ TEXT_PRECISION = "highest"
 def self_generate(
     config: SelfGenerateConfig, out: Path | str, log: Log = log_on_first_process
 ) -> Path:
-    """Draws the examples of `config` into the folder `out`, which is returned.
+    """Draw the examples of `config` into the folder `out`, which is returned.
 
     The same call again resumes; on a finished output it does nothing. Every process of a multi-host
     job makes the same call; `out` is a folder that all of them see. Raises ValueError before
@@ -92,7 +92,7 @@ def self_generate(
 
 
 def begin(plan: Plan, schema: LatentSchema, request: Mapping[str, Any]) -> list[int]:
-    """Leaves the request in the folder; returns the shards that this process has to draw."""
+    """Return leaves the request in the folder; return the shards that this process has to draw."""
     count = len(plan.shards)
     missing = np.isin(np.arange(count), pending(plan, schema))
     # All processes have checked, and go by what the first has seen, before anything changes.
@@ -116,7 +116,7 @@ def begin(plan: Plan, schema: LatentSchema, request: Mapping[str, Any]) -> list[
 def draw_shards(
     plan: Plan, schema: LatentSchema, params: Any, mesh: Mesh, numbers: list[int]
 ) -> None:
-    """Draws and writes the shards of these numbers, and what guidance of a student will need."""
+    """Draw and writes the shards of these numbers, and what guidance of a student will need."""
     encoder = None
     null = plan.out / NULL_CAPTION
     writes_null = bool(plan.text) and jax.process_index() == 0 and not null.is_file()
@@ -142,7 +142,7 @@ def draw_shards(
 
 
 def finish(plan: Plan, schema: LatentSchema, mesh: Mesh) -> None:
-    """Describes the data set; `schema.json` is last. On process 0, after all shards."""
+    """Describe the data set; `schema.json` is last. On process 0, after all shards."""
     spans = [plan.shards.span(number) for number in range(len(plan.shards))]
     await_files(record_file(plan.out, schema, n, len(spans)) for n in range(len(spans)))
     remove_leftovers(plan.out)

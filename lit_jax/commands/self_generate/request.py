@@ -29,7 +29,7 @@ INFORMATION = ("model", "vae.id", "vae.sha256", "text.encoder.id")
 
 
 def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
-    """What decides the examples, for `request.json`."""
+    """Return what decides the examples, for `request.json`."""
     config = plan.config
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     prompts = None
@@ -56,7 +56,7 @@ def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
 
 
 def schema_of(plan: Plan, request: Mapping[str, Any]) -> LatentSchema:
-    """The schema of the data set that a request ends in."""
+    """Return the schema of the data set that a request ends in."""
     teacher = plan.teacher
     down = 1 if plan.vae is None else plan.vae.downsampling
     drawn = ("weights_sha256", "architecture", "protocol", "label_policy", "prompts", "dtype")
@@ -83,7 +83,7 @@ def schema_of(plan: Plan, request: Mapping[str, Any]) -> LatentSchema:
 
 
 def pending(plan: Plan, schema: LatentSchema) -> list[int]:
-    """The shards whose records are not on disk."""
+    """Return the shards whose records are not on disk."""
     count = len(plan.shards)
     return [n for n in range(count) if not record_file(plan.out, schema, n, count).is_file()]
 

@@ -32,7 +32,7 @@ def report_and_guard(
     teacher: Any,
     due: Callable[[int], bool],
 ) -> Callback:
-    """Looks at the numbers of a step after the next one was dispatched, so nothing waits.
+    """Look at the numbers of a step after the next one was dispatched, so nothing waits.
 
     Except where a checkpoint is `due`: it must not hold a failed step, nor be ahead of the trace.
     """
@@ -67,7 +67,7 @@ def report_and_guard(
 
 
 def save_checkpoints(run: Run, manager: Any, due: Callable[[int], bool]) -> Callback:
-    """Saves when due: now and then, at the end, and before a requested stop."""
+    """Save when due: now and then, at the end, and before a requested stop."""
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
         if due(step):
@@ -77,8 +77,8 @@ def save_checkpoints(run: Run, manager: Any, due: Callable[[int], bool]) -> Call
 
 
 def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Callback:
-    """Every `sample.every` steps: a grid from the EMA parameters, to TensorBoard and `samples/`.
-    Latents are decoded by the VAE of the data."""
+    """Return every `sample.every` steps: a grid from the EMA parameters, to TensorBoard and
+    `samples/`. Latents are decoded by the VAE of the data."""
     settings = run.config.sample
     if not settings.every:
         return lambda step, state, values, batch: None
@@ -122,7 +122,7 @@ class StopRequest:
         self.requested = True
 
     def agree(self, step: int, every: int) -> None:
-        """Settles `agreed` for this step. Several processes ask each other every `every` steps."""
+        """Settle `agreed` for this step. Several processes ask each other every `every` steps."""
         if jax.process_count() == 1:
             self.agreed = self.requested
         elif step % every == 0:

@@ -58,7 +58,7 @@ class Run:
 
 
 def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
-    """All that can be refused without touching a device's memory or the workdir."""
+    """Return all that can be refused without touching a device's memory or the workdir."""
     spec = config.model
     if registry.model_family(spec.name) not in DENOISERS:
         raise ValueError(
@@ -113,7 +113,7 @@ def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
 def check_teacher(
     config: TrainConfig, student: DenoiserConfig, facts: DataFacts
 ) -> DenoiserConfig | None:
-    """The teacher's configuration; its inputs and outputs must be the student's."""
+    """Return the teacher's configuration; its inputs and outputs must be the student's."""
     path = config.distill.teacher
     if not path:
         return None
@@ -152,7 +152,7 @@ def check_attention(path: str, teacher: DenoiserConfig, student: DenoiserConfig)
 
 
 def attention_outputs(config: DenoiserConfig) -> dict[str, int]:
-    """The axes of the attention outputs of one image, before their projection."""
+    """Return the axes of the attention outputs of one image, before their projection."""
     projection = functional.abstract_params(config)["blocks"]["attn"]["out"]["kernel"]
     layers, channels, _ = projection.shape
     return {"layers": layers, "tokens": config.num_tokens, "channels of attention": channels}

@@ -32,7 +32,7 @@ class DataFacts:
 
 
 def check_data(config: TrainConfig, student: DenoiserConfig) -> DataFacts:
-    """The model must fit the images or latents of the data set, and its labels or captions.
+    """Return the model must fit the images or latents of the data set, and its labels or captions.
 
     Raises ValueError when it does not, or when the autoencoder is another one.
     """
@@ -47,7 +47,7 @@ def check_data(config: TrainConfig, student: DenoiserConfig) -> DataFacts:
 
 
 def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataFacts:
-    """Data for a DiT or LiT: images or latents of its size, with its classes."""
+    """Return data for a DiT or LiT: images or latents of its size, with its classes."""
     data = config.data
     expected = (*student.image_size, student.in_channels)
     if pipeline.is_latents(data.name, data.data_dir):
@@ -93,12 +93,13 @@ def require_no_vae(data: DataConfig) -> None:
 
 
 def start_of_latents(schema: LatentSchema, vae: VaeIdentity) -> StartOf:
-    """Latents of images are drawn anew in every step; those that a model drew are what they are."""
+    """Return latents of images are drawn anew in every step; those that a model drew are what they
+    are."""
     return pixels if schema.moments == DRAWN else latents(vae.scaling_factor)
 
 
 def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
-    """Data for a PixArt or text-to-image LiT: latents with the features of captions."""
+    """Return data for a PixArt or text-to-image LiT: latents with the features of captions."""
     data, path = config.data, Path(config.data.data_dir, config.data.name)
     if not pipeline.is_latents(data.name, data.data_dir) or not read_schema(path).text:
         raise ValueError(
@@ -140,7 +141,7 @@ def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
 
 
 def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
-    """The autoencoder of the config must be the one that made the latents."""
+    """Return the autoencoder of the config must be the one that made the latents."""
     stored = from_mapping(VaeIdentity, schema.vae, f"{path}: vae")
     if not vae_dir:
         raise ValueError(
@@ -174,7 +175,8 @@ def open_data(
     shard_count: int = 1,
     workers: int = 0,
 ) -> BatchStream:
-    """The training data of a run in batches of this size, with what the model is conditioned on."""
+    """Return the training data of a run in batches of this size, with what the model is conditioned
+    on."""
     labels, captions = False, isinstance(student, PixArtConfig)
     weights: dict[str, float] = {}
     if isinstance(student, LabelledConfig):

@@ -42,7 +42,7 @@ are not finite."""
 
 
 def check_grids(config: TrainConfig, student: DenoiserConfig, mesh: Mesh) -> None:
-    """Raises ValueError for a sampling protocol that the model cannot follow, and for more images
+    """Raise ValueError for a sampling protocol that the model cannot follow, and for more images
     than there are captions."""
     if isinstance(student, PixArtConfig):
         check_protocol(text_protocol(config), student)
@@ -54,7 +54,7 @@ def check_grids(config: TrainConfig, student: DenoiserConfig, mesh: Mesh) -> Non
 def grid_drawer(
     config: TrainConfig, student: DenoiserConfig, mesh: Mesh, vae: Vae | None
 ) -> DrawGrid:
-    """What draws the grids of a run. Everything is compiled with the first one."""
+    """Return what draws the grids of a run. Everything is compiled with the first one."""
     if isinstance(student, PixArtConfig):
         assert vae is not None  # captions come with latents
         return _from_captions(config, student, mesh, vae)
@@ -67,7 +67,7 @@ def grid_drawer(
 
 
 def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: Vae) -> DrawGrid:
-    """Draws for the captions of the first examples of the data, always the same ones."""
+    """Draw for the captions of the first examples of the data, always the same ones."""
     stream = captions(config, student, mesh)
     batch = next(stream)
     stream.close()
@@ -88,13 +88,14 @@ def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: 
 
 
 def captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh) -> BatchStream:
-    """The data of a run, as many examples at a time as a grid needs; nothing is read yet."""
+    """Return the data of a run, as many examples at a time as a grid needs; nothing is read yet."""
     count = fitting_batch(config.sample.count, config.sample.count, mesh.size)
     return open_data(config, student, count)
 
 
 def label_protocol(config: TrainConfig, student: DenoiserConfig) -> Protocol:
-    """How the grids of a run are drawn: without guidance where the model has no null class."""
+    """Return how the grids of a run are drawn: without guidance where the model has no null
+    class."""
     assert not isinstance(student, PixArtConfig)
     settings = config.sample
     return Protocol(

@@ -43,7 +43,7 @@ from lit_jax.training.step import Task, train_step
 
 
 def train(config: TrainConfig, workdir: Path | str, log: Log | None = None) -> Path:
-    """Trains to `config.total_steps` and returns the workdir. The same call again resumes.
+    """Train to `config.total_steps` and return the workdir. The same call again resumes.
 
     Raises ValueError for a config that cannot run, before compiling; FloatingPointError when loss
     or gradient stop being finite, with the step and the place; the last checkpoint stays.
@@ -69,7 +69,7 @@ def train(config: TrainConfig, workdir: Path | str, log: Log | None = None) -> P
 
 
 def load_teacher(run: Run) -> Any:
-    """The teacher's parameters, straight into their shardings; {} without distillation."""
+    """Return the teacher's parameters, straight into their shardings; {} without distillation."""
     if run.teacher is None:
         return {}
     run.log(f"teacher: {run.config.distill.teacher}")
@@ -77,7 +77,7 @@ def load_teacher(run: Run) -> Any:
 
 
 def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
-    """The task and its first state. Where the parameters come from, in this order:
+    """Return the task and its first state. Where the parameters come from, in this order:
 
     1. a checkpoint in the workdir: the run is resumed, data position included;
     2. `inherit.source`: the parameters its policy names come from that model folder;
@@ -127,15 +127,15 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
 
 
 def condition_of(student: DenoiserConfig) -> ConditionOf:
-    """Labels or captions, dropped as the model's configuration says."""
+    """Return labels or captions, dropped as the model's configuration says."""
     if isinstance(student, PixArtConfig):
         return captions(student.class_dropout_prob)
     return labels(student.null_label, student.class_dropout_prob)
 
 
 def with_null_caption(run: Run, params: Any) -> Any:
-    """The parameters with the encoding of the empty prompt in the place of the null caption, as the
-    official training code has it; unchanged without captions."""
+    """Return the parameters with the encoding of the empty prompt in the place of the null caption,
+    as the official training code has it; unchanged without captions."""
     null_LxC = run.facts.null_caption_LxC
     if null_LxC is None:
         return params
@@ -146,7 +146,7 @@ def with_null_caption(run: Run, params: Any) -> Any:
 
 
 def inherit_params(run: Run, params: Any) -> Any:
-    """Applies the inheritance policy; prints the report and saves it in the workdir."""
+    """Apply the inheritance policy; print the report and saves it in the workdir."""
     settings = run.config.inherit
     source, source_params = load_sharded(settings.source, run.mesh)
     params, report = inherit(
@@ -181,8 +181,9 @@ def save_config(run: Run) -> None:
 
 
 def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Callable[..., Any]:
-    """The step, compiled ahead of the loop for the first shape of a batch and for the others, such
-    as those of other aspect ratios, when they come; prints the time it took and the memory."""
+    """Return the step, compiled ahead of the loop for the first shape of a batch and for the
+    others, such as those of other aspect ratios, when they come; print the time it took and the
+    memory."""
     step = jax.jit(
         functools.partial(train_step, task),
         donate_argnums=0,
@@ -221,7 +222,7 @@ def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Calla
 def loop(
     run: Run, task: Task, manager: Any, step_fn: Callable[..., Any], state: TrainState, teacher: Any
 ) -> None:
-    """Steps until the end or a request to stop, with everything else in the callbacks."""
+    """Step until the end or a request to stop, with everything else in the callbacks."""
     config, start_step = run.config, int(state.step)
     stop = StopRequest()
 

@@ -26,7 +26,7 @@ def latent_examples(
     captions: bool,
     caption_weights: Mapping[str, float],
 ) -> Examples:
-    """The latents in a folder, one part for every bucket that holds some.
+    """Return the latents in a folder, one part for every bucket that holds some.
 
     Raises ValueError for mirror images and captions that are not there, and for files that are
     missing, damaged or not those of the schema.
@@ -74,8 +74,8 @@ def latent_examples(
 def weights_of_kinds(
     asked: Mapping[str, float], schema: LatentSchema, folder: Path
 ) -> tuple[float, ...]:
-    """The weight of every kind of captions of a data set. Raises ValueError for a kind that it does
-    not have, and for weights that are negative, or all zero."""
+    """Return the weight of every kind of captions of a data set. Raises ValueError for a kind that
+    it does not have, and for weights that are negative, or all zero."""
     kinds = schema.captions if schema.text else ()
     if asked and not kinds:
         raise ValueError(

@@ -31,7 +31,7 @@ Example = Mapping[str, Any]
 
 
 def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[bytes]:
-    """Random access to the serialized examples of a split. May be pickled.
+    """Return random access to the serialized examples of a split. May be pickled.
 
     Raises ValueError for an unknown split, and for files that are missing.
     """
@@ -45,8 +45,8 @@ def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[byt
 
 
 def check_files(folder: Path, schema: LatentSchema) -> tfds.core.SplitInfo:
-    """Where the examples of a schema lie, all of them; ValueError when files are missing, cut
-    short, or not those of the schema. Looks at names and sizes only."""
+    """Return where the examples of a schema lie, all of them; ValueError when files are missing,
+    cut short, or not those of the schema. Looks at names and sizes only."""
     try:
         stored = tfds.builder_from_directory(dataset_folder(folder)).info.splits[schema.split]
     except (OSError, KeyError) as error:
@@ -87,9 +87,9 @@ class Draws:
 def examples(
     records: grain.MapDataset[bytes], schema: LatentSchema, shape: tuple[int, ...], draws: Draws
 ) -> grain.MapDataset[Example]:
-    """A stream of serialized examples as {"moments": [h, w, 2 L], "label": int32 (with classes),
-    "tokens": [max_length, width] and "mask": int8 [max_length] (with text)}. What a model has drawn
-    is "image" [h, w, L] instead of "moments".
+    """Return a stream of serialized examples as {"moments": [h, w, 2 L], "label": int32 (with
+    classes), "tokens": [max_length, width] and "mask": int8 [max_length] (with text)}. What a model
+    has drawn is "image" [h, w, L] instead of "moments".
 
     `shape` is that of the stored moments. All that is drawn is decided by the seeds and the
     position in the stream.
@@ -110,10 +110,10 @@ def examples(
 def decode_record(
     record: bytes, schema: LatentSchema, shape: tuple[int, ...], captions: bool = True
 ) -> dict[str, Any]:
-    """A serialized example as {"moments": [M, h, w, 2 L or L], "label": int32 (with classes),
-    "tokens_K": [n, width] for every kind K of captions (with text, unless `captions` is False)},
-    in the dtypes they are stored in. They share memory with `record`. `shape` is that of the
-    moments."""
+    """Return a serialized example as {"moments": [M, h, w, 2 L or L], "label": int32 (with
+    classes), "tokens_K": [n, width] for every kind K of captions (with text, unless `captions` is
+    False)}, in the dtypes they are stored in. They share memory with `record`. `shape` is that of
+    the moments."""
     features = tf_example_pb2.Example.FromString(record).features.feature
     name = "moments"
     if schema.buckets:
@@ -136,7 +136,7 @@ def decode_record(
 def one_caption(
     example: Example, rng: np.random.Generator, schema: LatentSchema, weights: Sequence[float]
 ) -> dict[str, Any]:
-    """Replaces the captions by "tokens" [max_length, width], padded with zeros, and "mask" int8
+    """Replace the captions by "tokens" [max_length, width], padded with zeros, and "mask" int8
     [max_length] of one of them.
 
     The kind is drawn with `weights`; kinds that the image lacks are left out. When those it has
@@ -156,18 +156,18 @@ def one_caption(
 
 
 def image_itself(example: Example) -> dict[str, Any]:
-    """Keeps the moments of the image."""
+    """Keep the moments of the image."""
     return {**example, "moments": example["moments"][0]}
 
 
 def sample_itself(example: Example) -> dict[str, Any]:
-    """A drawn sample, which is to a model what a normalised image is, under that name."""
+    """Return a drawn sample, which is to a model what a normalised image is, under that name."""
     rest = {name: value for name, value in example.items() if name != "moments"}
     return {**rest, "image": example["moments"][0]}
 
 
 def image_or_mirror(example: Example, rng: np.random.Generator) -> dict[str, Any]:
-    """Keeps the moments of the image or of its mirror image.
+    """Keep the moments of the image or of its mirror image.
 
     Mirroring the moments themselves would not do: the encoder is not symmetric.
     """
@@ -175,7 +175,7 @@ def image_or_mirror(example: Example, rng: np.random.Generator) -> dict[str, Any
 
 
 def check_record(record: bytes, schema: LatentSchema, shape: tuple[int, ...], folder: Path) -> None:
-    """Raises ValueError when a record is not what the schema says; see `decode_record`."""
+    """Raise ValueError when a record is not what the schema says; see `decode_record`."""
     try:
         decode_record(record, schema, shape)
     except (ValueError, IndexError) as error:

@@ -87,9 +87,9 @@ class LatentSchema:
         return str(self.source["split"])
 
     def identity_sha256(self) -> str:
-        """Hash of what the examples depend on. Where the images lie, what they are called there,
-        and the names of the networks and the decoder of the VAE are no part of it: hashes stand for
-        the rest."""
+        """Return hash of what the examples depend on. Where the images lie, what they are called
+        there, and the names of the networks and the decoder of the VAE are no part of it: hashes
+        stand for the rest."""
         content = dataclasses.asdict(self)
         content["vae"] = {k: v for k, v in self.vae.items() if k not in ("id", "sha256")}
         content["source"] = {k: v for k, v in self.source.items() if k not in ("path", "name")}
@@ -118,22 +118,22 @@ class LatentSchema:
 
 
 def dataset_folder(folder: str | Path) -> Path:
-    """The TFDS data set inside a folder of latents, for `tfds.builder_from_directory`."""
+    """Return the TFDS data set inside a folder of latents, for `tfds.builder_from_directory`."""
     return Path(folder) / DATASET_VERSION
 
 
 def is_latent_folder(folder: str | Path) -> bool:
-    """Whether a job that makes latents has finished, or begun, in this folder."""
+    """Return whether a job that makes latents has finished, or begun, in this folder."""
     return any((Path(folder) / name).is_file() for name in (SCHEMA, REQUEST))
 
 
 def write_schema(folder: str | Path, schema: LatentSchema) -> None:
-    """Writes `schema.json`, atomically: the last act of a job that makes latents."""
+    """Write `schema.json`, atomically: the last act of a job that makes latents."""
     write_json(Path(folder) / SCHEMA, dataclasses.asdict(schema))
 
 
 def read_schema(folder: str | Path) -> LatentSchema:
-    """The schema of a folder of latents.
+    """Return the schema of a folder of latents.
 
     Raises ValueError when there is none, when the job has not finished, and when the file is
     damaged or of another version of the format.
@@ -171,14 +171,14 @@ def read_schema(folder: str | Path) -> LatentSchema:
 
 
 def _of_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema from before there were features of captions and buckets. Its captions, which are
-    called otherwise in the records, are of no use to training."""
+    """Return a schema from before there were features of captions and buckets. Its captions, which
+    are called otherwise in the records, are of no use to training."""
     captions = ["caption"] if content["captions"] else []
     return {**content, "captions": captions, "text": {}, "buckets": []}
 
 
 def read_null_caption(folder: str | Path, schema: LatentSchema) -> np.ndarray:
-    """Features of the empty caption at all positions: float32 [max_length, width].
+    """Return features of the empty caption at all positions: float32 [max_length, width].
 
     Raises ValueError when the data have no features of captions, or the file is not theirs.
     """
@@ -196,7 +196,7 @@ def read_null_caption(folder: str | Path, schema: LatentSchema) -> np.ndarray:
 
 
 def read_buckets(folder: str | Path, schema: LatentSchema) -> np.ndarray:
-    """Which of `schema.buckets` each example is in: uint8 [count]; zeros without buckets.
+    """Return which of `schema.buckets` each example is in: uint8 [count]; zeros without buckets.
 
     Raises ValueError when the file is not that of the schema.
     """
@@ -213,7 +213,7 @@ def read_buckets(folder: str | Path, schema: LatentSchema) -> np.ndarray:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a .npy file atomically."""
+    """Write a .npy file atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array)
 

@@ -55,8 +55,9 @@ class LatentExample:
 
 
 def latent_features(schema: LatentSchema) -> tfds.features.FeaturesDict:
-    """The features of an example, for TFDS. Moments and features of captions are raw little-endian
-    bytes of their dtype; with buckets TFDS stores the shape of the moments beside them."""
+    """Return the features of an example, for TFDS. Moments and features of captions are raw
+    little-endian bytes of their dtype; with buckets TFDS stores the shape of the moments beside
+    them."""
     views, height, width, channels = schema.moments_shape
     sides = (None, None) if schema.buckets else (height, width)
     features: dict[str, tfds.features.FeatureConnector] = {
@@ -77,14 +78,14 @@ def _raw(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:
 
 
 def record_file(folder: Path, schema: LatentSchema, shard: int, num_shards: int) -> Path:
-    """Where records of shard `shard` lie."""
+    """Return where records of shard `shard` lie."""
     return Path(
         str(_template(folder, schema).sharded_filepath(shard_index=shard, num_shards=num_shards))
     )
 
 
 def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExample]) -> int:
-    """Writes one file, which appears when it is whole, and returns the number of examples.
+    """Write one file, which appears when it is whole, and return the number of examples.
 
     Raises ValueError for numbers that are not finite or do not fit into the dtype of the schema,
     OSError when the file cannot be written.
@@ -109,7 +110,8 @@ def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExa
 
 @contextlib.contextmanager
 def _errors_of_the_disk(path: Path) -> Iterator[None]:
-    """ArrayRecord reports a full disk as RuntimeError, as accelerators do their own troubles."""
+    """Yield ArrayRecord reports a full disk as RuntimeError, as accelerators do their own
+    troubles."""
     try:
         yield
     except RuntimeError as error:
@@ -117,7 +119,7 @@ def _errors_of_the_disk(path: Path) -> Iterator[None]:
 
 
 def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) -> int:
-    """Completes the TFDS data set in a folder of latents, `counts` examples per file; returns the
+    """Complete the TFDS data set in a folder of latents, `counts` examples per file; return the
     size of the files, which readers compare with what they find."""
     data_dir = dataset_folder(folder)
     paths = (record_file(folder, schema, shard, len(counts)) for shard in range(len(counts)))
@@ -142,8 +144,8 @@ def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) ->
 
 
 def estimated_bytes(schema: LatentSchema, images: int, files: int, tokens: float = 0.0) -> int:
-    """Disk space of so many examples in so many files, with `tokens` valid tokens per image. All
-    buckets have about the same number of pixels."""
+    """Return disk space of so many examples in so many files, with `tokens` valid tokens per image.
+    All buckets have about the same number of pixels."""
     example = math.prod(schema.moments_shape) * np.dtype(schema.dtype).itemsize
     if schema.text:
         token = schema.text["width"] * np.dtype(schema.text["dtype"]).itemsize
@@ -152,8 +154,8 @@ def estimated_bytes(schema: LatentSchema, images: int, files: int, tokens: float
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files that killed writers left in a folder of latents. Only while
-    nobody writes into it."""
+    """Delete the temporary files that killed writers left in a folder of latents. Only while nobody
+    writes into it."""
     for directory in (folder, dataset_folder(folder)):
         for path in directory.glob(".*.tmp"):
             path.unlink()
@@ -185,7 +187,7 @@ def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
 
 
 def as_stored(array: np.ndarray, dtype: str, where: str, option: str, network: str) -> np.ndarray:
-    """The array in `dtype`; ValueError when that is impossible. `where` says what it holds,
+    """Return the array in `dtype`; ValueError when that is impossible. `where` says what it holds,
     `option` sets the dtype, `network` made it."""
     if not np.isfinite(array).all():
         raise ValueError(f"{where} are not finite; check the weights of the {network}")

@@ -43,7 +43,7 @@ class Listed:
 
 
 def list_files(root: Path, suffixes: tuple[str, ...]) -> list[Listed]:
-    """All files below `root` that end in one of `suffixes` (in any case), sorted by path.
+    """Return all files below `root` that end in one of `suffixes` (in any case), sorted by path.
 
     Hidden files and folders are left out, links are followed. The order is that of the characters
     of the path and the same on every machine.
@@ -81,7 +81,7 @@ class ImageFolder(ImageSource):
     any text that is not empty is a broken image."""
 
     def __init__(self, config: SourceConfig) -> None:
-        """Raises ValueError when the folder is missing or holds no image."""
+        """Raise ValueError when the folder is missing or holds no image."""
         self._root = image_root(config.path)
         self.captions = config.caption_kinds
         self._endings = tuple(f".{name}" for name in config.captions)
@@ -128,8 +128,8 @@ class ClassFolders(ImageSource):
     by name and counted from 0, the images of a class by their relative path."""
 
     def __init__(self, config: SourceConfig) -> None:
-        """Raises ValueError when the folder is missing, when an image or nothing lies directly
-        in it, and when a class is empty."""
+        """Raise ValueError when the folder is missing, when an image or nothing lies directly in
+        it, and when a class is empty."""
         self._root = image_root(config.path)
         self._listed = list_files(self._root, IMAGE_SUFFIXES)
         outside = [file.path for file in self._listed if "/" not in file.path]
@@ -183,7 +183,7 @@ class ClassFolders(ImageSource):
 
 
 def image_root(path: str) -> Path:
-    """The folder `path`, with ~ replaced. Raises ValueError when there is none."""
+    """Return the folder `path`, with ~ replaced. Raises ValueError when there is none."""
     root = Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(
@@ -194,13 +194,13 @@ def image_root(path: str) -> Path:
 
 
 def require_images(paths: list[str], root: Path) -> None:
-    """Raises ValueError for an empty listing."""
+    """Raise ValueError for an empty listing."""
     if not paths:
         raise ValueError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)})")
 
 
 def listing_sha256(listed: list[Listed]) -> str:
-    """sha256 (hex) of the paths and sizes, in order."""
+    """Return sha256 (hex) of the paths and sizes, in order."""
     digest = hashlib.sha256()
     for file in listed:
         digest.update(os.fsencode(file.path) + b"\0%d\n" % file.size)
@@ -208,5 +208,5 @@ def listing_sha256(listed: list[Listed]) -> str:
 
 
 def printable(path: str) -> str:
-    """A path as one line of UTF-8, whatever bytes the name of the file has."""
+    """Return a path as one line of UTF-8, whatever bytes the name of the file has."""
     return os.fsencode(path).decode("utf-8", "backslashreplace").replace("\n", "\\n")

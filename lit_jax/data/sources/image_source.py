@@ -49,33 +49,35 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
-        """What image `index` is called in lists: a relative path, or the name in its data set."""
+        """Return what image `index` is called in lists: a relative path, or the name in its data
+        set."""
 
     @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
-        """The image file. Raises BrokenImage when it cannot be read."""
+        """Return the image file. Raises BrokenImage when it cannot be read."""
 
     @abc.abstractmethod
     def label(self, index: int) -> int | None:
-        """The class, 0 .. len(classes) - 1; None without classes. Raises BrokenImage when this
-        image has none."""
+        """Return the class, 0 .. len(classes) - 1; None without classes. Raises BrokenImage when
+        this image has none."""
 
     @abc.abstractmethod
     def texts(self, index: int) -> tuple[str, ...]:
-        """The text of every kind of `captions`, stripped, "" for one that this image lacks. Raises
-        BrokenImage when it lacks them all, or one cannot be read."""
+        """Return the text of every kind of `captions`, stripped, "" for one that this image lacks.
+        Raises BrokenImage when it lacks them all, or one cannot be read."""
 
     @abc.abstractmethod
     def listing_sha256(self) -> str:
-        """Hash of what there is to read: names, order and sizes, not the pixels."""
+        """Return hash of what there is to read: names, order and sizes, not the pixels."""
 
     def load(self, index: int) -> Image.Image:
-        """The image, in RGB. Raises BrokenImage when it cannot be decoded."""
+        """Return the image, in RGB. Raises BrokenImage when it cannot be decoded."""
         return decode_rgb(self.encoded(index))
 
 
 def decode_rgb(encoded: bytes) -> Image.Image:
-    """An image file as an RGB image, the way torchvision's ImageFolder (and so DiT) reads it.
+    """Return an image file as an RGB image, the way torchvision's ImageFolder (and so DiT) reads
+    it.
 
     That is Pillow's `convert("RGB")` of the first frame: transparency is dropped, not blended;
     16-bit and float greys are cut off at 255, not scaled; the orientation of EXIF is ignored.
@@ -93,7 +95,7 @@ def decode_rgb(encoded: bytes) -> Image.Image:
 
 
 def decode_text(encoded: bytes) -> str:
-    """A caption: UTF-8, stripped. Raises BrokenImage when it is something else."""
+    """Return a caption: UTF-8, stripped. Raises BrokenImage when it is something else."""
     try:
         # Editors on Windows begin a file with a byte-order mark.
         text = encoded.decode("utf-8-sig").strip()
@@ -105,14 +107,14 @@ def decode_text(encoded: bytes) -> str:
 
 
 def require_text(texts: Sequence[str]) -> tuple[str, ...]:
-    """The texts of an image; BrokenImage when there should be some and all are empty."""
+    """Return the texts of an image; BrokenImage when there should be some and all are empty."""
     if texts and not any(texts):
         raise BrokenImage("the caption is empty")
     return tuple(texts)
 
 
 def reason(error: Exception) -> str:
-    """Why an image was given up, free of what changes between runs: addresses and paths."""
+    """Return why an image was given up, free of what changes between runs: addresses and paths."""
     if isinstance(error, BrokenImage):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
@@ -124,8 +126,8 @@ def reason(error: Exception) -> str:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The bytes of a regular file. Raises BrokenImage when it is none or may not be read, OSError
-    when the reason is not the file."""
+    """Return the bytes of a regular file. Raises BrokenImage when it is none or may not be read,
+    OSError when the reason is not the file."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise BrokenImage("not a regular file")  # a pipe would wait for ever

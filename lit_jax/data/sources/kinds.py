@@ -19,7 +19,7 @@ KINDS: dict[str, Callable[[SourceConfig], ImageSource]] = {
 
 
 def open_source(config: SourceConfig) -> ImageSource:
-    """The images `config` describes. Lists them, and reads none.
+    """Return the images `config` describes. Lists them, and reads none.
 
     Raises ValueError for an unknown kind, and what the kind raises: for folders that are missing or
     empty, data sets that are not prepared.

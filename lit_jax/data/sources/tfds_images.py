@@ -27,7 +27,7 @@ class TfdsImages(ImageSource):
     features of kind Text."""
 
     def __init__(self, config: SourceConfig) -> None:
-        """Raises ValueError when the data set is not prepared, has no such split, no images or no
+        """Raise ValueError when the data set is not prepared, has no such split, no images or no
         such captions, or is not stored as ArrayRecord."""
         folder = prepared_folder(Path(config.path).expanduser(), config.name)
         builder = tfds.builder_from_directory(str(folder))
@@ -97,15 +97,15 @@ class TfdsImages(ImageSource):
         return digest.hexdigest()
 
     def _only(self, index: int, feature: str, kind: str) -> Any:
-        """The one value of a feature."""
+        """Return the one value of a feature."""
         values = getattr(self._record(index)[feature], kind).value
         if len(values) != 1:
             raise BrokenImage(f"the record has {len(values)} values of {feature!r}, not one")
         return values[0]
 
     def _record(self, index: int) -> Mapping[str, Any]:
-        """The features of record `index`, as they are stored; kept until this thread asks for
-        another, since name, label and image are asked for one after the other."""
+        """Return the features of record `index`, as they are stored; kept until this thread asks
+        for another, since name, label and image are asked for one after the other."""
         if getattr(self._last, "index", None) != index:
             try:
                 record = tf_example_pb2.Example.FromString(self._records[index])
@@ -121,8 +121,8 @@ class TfdsImages(ImageSource):
 
 
 def prepared_folder(data_dir: Path, name: str) -> Path:
-    """The folder with the files of data set `name` under `data_dir`, newest version; `name` may go
-    on with "/config" and "/version", and be empty when `data_dir` is that folder.
+    """Return the folder with the files of data set `name` under `data_dir`, newest version; `name`
+    may go on with "/config" and "/version", and be empty when `data_dir` is that folder.
 
     Raises ValueError, with what there is, when nothing is prepared there.
     """

@@ -43,7 +43,7 @@ FIXED_GRID = ("focused",)
 
 
 def make_mixer(config: MixerConfig, rngs: nnx.Rngs) -> Mixer:
-    """The mixer of `config.mixer`; an unknown name lists the known ones."""
+    """Return the mixer of `config.mixer`; an unknown name lists the known ones."""
     if config.mixer not in MIXERS:
         raise unknown_name("mixer", config.mixer, MIXERS)
     if isinstance(config, PixArtConfig) and config.mixer in FIXED_GRID:

@@ -17,8 +17,8 @@ from lit_jax.models.pixart.config import KVCompressConfig
 
 
 def _cropped(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """[B, R/s, s, C/s, s, D]; rows and columns beyond a multiple of s are left out, as a strided
-    convolution leaves them. ValueError when nothing is left."""
+    """Return [B, R/s, s, C/s, s, D]; rows and columns beyond a multiple of s are left out, as a
+    strided convolution leaves them. ValueError when nothing is left."""
     B, _, D = x_BxNxD.shape
     rows, columns = grid[0] // s, grid[1] // s
     if not rows or not columns:
@@ -31,20 +31,21 @@ def _cropped(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
 
 
 def nearest(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """Sampling "ave": nearest-neighbour reduction to floor(R/s) x floor(C/s) tokens. Upstream calls
-    it average; it is none."""
+    """Return Sampling "ave": nearest-neighbour reduction to floor(R/s) x floor(C/s) tokens.
+    Upstream calls it average; it is none."""
     x = _cropped(x_BxNxD, grid, s)[:, :, 0, :, 0]
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def strided(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """Sampling "uniform": every s-th row and column, beginning with the first."""
+    """Return Sampling "uniform": every s-th row and column, beginning with the first."""
     B, _, D = x_BxNxD.shape
     return x_BxNxD.reshape(B, *grid, D)[:, ::s, ::s].reshape(B, -1, D)
 
 
 def every(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """Sampling "uniform_every": every s-th token of the flat sequence, so 1/s of them are left."""
+    """Return Sampling "uniform_every": every s-th token of the flat sequence, so 1/s of them are
+    left."""
     return x_BxNxD[:, ::s]
 
 
@@ -65,7 +66,7 @@ class PatchFilter(nnx.Module):
         self.factor = factor
 
     def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """In float32: one weighted sum per patch, which XLA fuses."""
+        """Return in float32: one weighted sum per patch, which XLA fuses."""
         patches = _cropped(x_BxNxD, grid, self.factor).astype(jnp.float32)
         out = jnp.sum(patches * self.kernel[...][:, None], axis=(2, 4)) + self.bias[...]
         return out.reshape(x_BxNxD.shape[0], -1, x_BxNxD.shape[-1])
@@ -95,7 +96,7 @@ class SampledCompression(nnx.Module):
 def stacked_compression(
     config: KVCompressConfig, channels: int, rngs: nnx.Rngs
 ) -> ConvCompression | SampledCompression:
-    """The compression of all compressed layers; parameters, if there are any, are stacked in
+    """Return the compression of all compressed layers; parameters, if there are any, are stacked in
     ascending order of the layers."""
     if config.sampling is not None and config.sampling != "conv":
         return SampledCompression(config.sampling, config.scale_factor)

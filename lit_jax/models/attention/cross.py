@@ -33,7 +33,7 @@ class CrossAttention(nnx.Module):
     def __call__(
         self, x_BxNxD: jax.Array, y_BxLxD: jax.Array, mask_BxL: jax.Array | None
     ) -> jax.Array:
-        """`mask_BxL` is boolean, true for the tokens to attend to; None: all of them.
+        """Return `mask_BxL` is boolean, true for the tokens to attend to; None: all of them.
 
         A caption without any such token contributes nothing before the output projection, instead
         of NaN (softmax over nothing) or of an average over padding.

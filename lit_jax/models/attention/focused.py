@@ -16,7 +16,7 @@ FOCUSING_FACTOR = 3
 
 
 def focus(x_BxNxD: jax.Array, factor: int = FOCUSING_FACTOR) -> jax.Array:
-    """|x| x^p / |x^p|: sharpens the direction, keeps the norm over all D channels."""
+    """Return |x| x^p / |x^p|: sharpens the direction, keep the norm over all D channels."""
     # The quotient does not depend on the length of x. Dividing by the largest entry first keeps
     # the powers of features that are 1e-6 everywhere (no unit active) from vanishing: 0 / 0.
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x_BxNxD), axis=-1, keepdims=True))

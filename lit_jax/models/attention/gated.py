@@ -48,7 +48,7 @@ Result = tuple[jax.Array, jax.Array]
 def _float32(
     q_BxNxHxk: jax.Array, k_BxNxHxk: jax.Array, v_BxNxHxe: jax.Array, log_decay_BxNxHxk: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """All inputs in float32, the queries divided by sqrt(k)."""
+    """Return all inputs in float32, the queries divided by sqrt(k)."""
     q, k, v, a = (
         x.astype(jnp.float32) for x in (q_BxNxHxk, k_BxNxHxk, v_BxNxHxe, log_decay_BxNxHxk)
     )
@@ -58,7 +58,8 @@ def _float32(
 def gated_linear_attention_recurrent(
     q_BxNxHxk: jax.Array, k_BxNxHxk: jax.Array, v_BxNxHxe: jax.Array, log_decay_BxNxHxk: jax.Array
 ) -> Result:
-    """Token by token, the definition: o [B, N, H, e] and the last state [B, H, k, e], float32.
+    """Return token by token, the definition: o [B, N, H, e] and the last state [B, H, k, e],
+    float32.
 
     Yang et al. 2023, equation 3. Reference for tests.
     """
@@ -78,7 +79,7 @@ def gated_linear_attention_recurrent(
 def gated_linear_attention_explicit(
     q_BxNxHxk: jax.Array, k_BxNxHxk: jax.Array, v_BxNxHxe: jax.Array, log_decay_BxNxHxk: jax.Array
 ) -> Result:
-    """The same through all weights A_ts = sum_k q_tk k_sk exp(a_{s+1} + ... + a_t), s <= t.
+    """Return the same through all weights A_ts = sum_k q_tk k_sk exp(a_{s+1} + ... + a_t), s <= t.
 
     Yang et al. 2023, equation 4; [B, N, N, H, k] in memory. Reference for tests.
     """
@@ -96,8 +97,8 @@ def gated_linear_attention_explicit(
 
 
 def partition(tokens: int, chunk: int = CHUNK, segment: int = SEGMENT) -> tuple[int, int]:
-    """Tokens of a chunk and of a segment, at most those given: segments of one length with as few
-    chunks as possible beyond the last token."""
+    """Return tokens of a chunk and of a segment, at most those given: segments of one length with
+    as few chunks as possible beyond the last token."""
     chunk = min(chunk, 1 << (tokens - 1).bit_length())
     chunks = -(-tokens // chunk)
     segments = -(-chunks // (segment // chunk))
@@ -112,7 +113,7 @@ def gated_linear_attention(
     chunk: int = CHUNK,
     segment: int = SEGMENT,
 ) -> Result:
-    """The same in time linear in N: o [B, N, H, e] and the last state [B, H, k, e], float32.
+    """Return the same in time linear in N: o [B, N, H, e] and the last state [B, H, k, e], float32.
 
     Yang et al. 2023, section 4, with the weights inside a chunk from `chunk_weights`. Tokens are
     taken a segment at a time; the backward pass computes a segment anew, so that between the two
@@ -130,7 +131,8 @@ def gated_linear_attention(
     body = jax.checkpoint(functools.partial(_segment, chunk=chunk), prevent_cse=False)
 
     def segments(x_BxNxHxc: jax.Array) -> jax.Array:
-        """[s, B, L, H, c]: tokens that fill the last segment have no key and do not decay."""
+        """Return [s, B, L, H, c]: tokens that fill the last segment have no key and do not
+        decay."""
         x = jnp.pad(x_BxNxHxc, ((0, 0), (0, -N % L), (0, 0), (0, 0)))
         return jnp.moveaxis(x.reshape(B, -1, L, *x.shape[2:]), 1, 0)
 
@@ -141,7 +143,8 @@ def gated_linear_attention(
 
 
 def _segment(state_BxHxkxe: jax.Array, inputs: tuple[jax.Array, ...], chunk: int) -> Result:
-    """One segment: (state before, q, k, v, a [B, L, H, c]) -> (state after, o [B, L, H, e])."""
+    """Return one segment: (state before, q, k, v, a [B, L, H, c]) -> (state after, o [B, L, H,
+    e])."""
 
     def chunks(x_BxLxHxc: jax.Array) -> jax.Array:
         B, _, H, c = x_BxLxHxc.shape
@@ -169,8 +172,9 @@ def _segment(state_BxHxkxe: jax.Array, inputs: tuple[jax.Array, ...], chunk: int
 def chunk_weights(
     q_BxHxnxCxk: jax.Array, k_BxHxnxCxk: jax.Array, a_BxHxnxCxk: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weights inside chunks A [B, H, n, C, C], zero above the diagonal, and the log-decay from the
-    start of a chunk to each token (inclusive) and from each token (exclusive) to its end, like a.
+    """Return weights inside chunks A [B, H, n, C, C], zero above the diagonal, and the log-decay
+    from the start of a chunk to each token (inclusive) and from each token (exclusive) to its end,
+    like a.
 
     Blocks of one token, their weight being q . k, are merged in pairs, log2(C) times. A query of
     the second half sees a key of the first through the border between the halves:
@@ -195,19 +199,20 @@ def chunk_weights(
 
 
 def _halves(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Blocks [..., 2 b, m, c] as the first and the second ones of all pairs, [..., b, m, c]."""
+    """Return blocks [..., 2 b, m, c] as the first and the second ones of all pairs, [..., b, m,
+    c]."""
     *lead, count, m, c = x.shape
     pairs = x.reshape(*lead, count // 2, 2, m, c)
     return pairs[..., 0, :, :], pairs[..., 1, :, :]
 
 
 def _join(first: jax.Array, second: jax.Array) -> jax.Array:
-    """Halves of a block, one after the other."""
+    """Return halves of a block, one after the other."""
     return jnp.concatenate([first, second], axis=-2)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float = NORM_EPS) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
+    """Return x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps) * scale
 
@@ -234,7 +239,7 @@ class LowRank(nnx.Module):
 
 
 def _scaled_xavier(fan_in: int, fan_out: int) -> Initializer:
-    """Xavier uniform with INIT_GAIN."""
+    """Return Xavier uniform with INIT_GAIN."""
     plain = xavier_uniform(fan_in, fan_out)
     return lambda *arguments: INIT_GAIN * plain(*arguments)
 
@@ -268,12 +273,12 @@ class GatedAttention(nnx.Module):
         self.num_heads = config.num_heads
 
     def log_decay(self, x_BxNxD: jax.Array) -> jax.Array:
-        """log(sigmoid(gk)) / 16 of every token and key channel, float32 [B, N, keys]."""
+        """Return log(sigmoid(gk)) / 16 of every token and key channel, float32 [B, N, keys]."""
         return jax.nn.log_sigmoid(self.gk(x_BxNxD).astype(jnp.float32)) / NORMALISER
 
     def heads(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """What the heads return side by side, normed and gated, before the output projection:
-        [B, N, values]. Tokens are a sequence here; the grid does not matter."""
+        """Return what the heads return side by side, normed and gated, before the output
+        projection: [B, N, values]. Tokens are a sequence here; the grid does not matter."""
         projections: Any = (self.q, self.k, self.v, self.log_decay, self.g)
         q, k, v, a, g = (
             project(x_BxNxD).reshape(*x_BxNxD.shape[:2], self.num_heads, -1)

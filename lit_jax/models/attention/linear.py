@@ -25,14 +25,14 @@ KERNEL_FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def feature_map(x: jax.Array, kernel_fn: str) -> jax.Array:
-    """phi(x) + 1e-6, in the dtype of x."""
+    """Return phi(x) + 1e-6, in the dtype of x."""
     return KERNEL_FUNCTIONS[kernel_fn](x) + EPS
 
 
 def linear_attention(
     q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array, eps: float = EPS
 ) -> jax.Array:
-    """o_i = (q_i S) / (q_i . mean_j k_j + eps) with S = sum_j k_j^T v_j / N: -> float32.
+    """Return o_i = (q_i S) / (q_i . mean_j k_j + eps) with S = sum_j k_j^T v_j / N: -> float32.
 
     q and k are feature-mapped already. Everything is float32 with full-precision products
     whatever the input dtype. The mean in both places keeps the state of magnitude O(1) for any N;
@@ -49,7 +49,8 @@ def linear_attention(
 def linear_attention_explicit(
     q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array
 ) -> jax.Array:
-    """The same function through its N x N attention matrix: the definition, of quadratic cost.
+    """Return the same function through its N x N attention matrix: the definition, of quadratic
+    cost.
 
     A_ij = q_i . k_j / N, o_i = sum_j A_ij v_j / (sum_j A_ij + 1e-6). Reference for tests.
     """
@@ -62,7 +63,7 @@ def linear_attention_explicit(
 def depthwise_conv(
     v_BxNxHxd: jax.Array, kernel_KxKxd: jax.Array, bias_d: jax.Array, grid: tuple[int, int]
 ) -> jax.Array:
-    """K x K depth-wise convolution on the token grid, zero padding: float32 [B, N, H, d].
+    """Return K x K depth-wise convolution on the token grid, zero padding: float32 [B, N, H, d].
 
     One set of d filters serves all heads: filter c acts on channel c of every head. A sum of K*K
     shifted products, which XLA fuses; on a CPU its grouped convolution takes 18 times as long, 3
@@ -124,21 +125,21 @@ class LinearAttention(nnx.Module):
         self.kernel_fn = config.kernel_fn
 
     def features(self, x_BxNxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Feature-mapped queries and keys, [B, N, D] each, before the split into heads."""
+        """Return feature-mapped queries and keys, [B, N, D] each, before the split into heads."""
         return (
             feature_map(self.q(x_BxNxD), self.kernel_fn),
             feature_map(self.k(x_BxNxD), self.kernel_fn),
         )
 
     def attend(self, q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array) -> jax.Array:
-        """Attention of feature-mapped queries and keys per head, without the convolution."""
+        """Return attention of feature-mapped queries and keys per head, without the convolution."""
         return linear_attention(q_BxNxHxd, k_BxNxHxd, v_BxNxHxd)
 
     def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
         return self.out(self.heads(x_BxNxD, grid))
 
     def heads(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        """What the heads return side by side, before the output projection: [B, N, D]."""
+        """Return what the heads return side by side, before the output projection: [B, N, D]."""
         B, N, D = x_BxNxD.shape
         heads = (B, N, self.num_heads, D // self.num_heads)
         q, k = (a.reshape(heads) for a in self.features(x_BxNxD))

@@ -15,7 +15,7 @@ SANA_EPS = 1e-8
 
 
 def sana_attention(q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array) -> jax.Array:
-    """o_i = q_i sum_j k_j^T v_j / (q_i . sum_j k_j + 1e-8): -> float32 [B, N, H, d].
+    """Return o_i = q_i sum_j k_j^T v_j / (q_i . sum_j k_j + 1e-8): -> float32 [B, N, H, d].
 
     q and k are feature-mapped already. With means instead of sums above and below the fraction line
     the epsilon is 1e-8 / N, and the state stays O(1) for any N.
@@ -32,7 +32,7 @@ class SanaAttention(LinearAttention):
     """
 
     def features(self, x_BxNxD: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """phi(q) and phi(k), [B, N, D] each; a token without an active unit is 0."""
+        """Return phi(q) and phi(k), [B, N, D] each; a token without an active unit is 0."""
         phi = KERNEL_FUNCTIONS[self.kernel_fn]
         return phi(self.q(x_BxNxD)), phi(self.k(x_BxNxD))
 

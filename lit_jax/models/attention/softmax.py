@@ -24,7 +24,7 @@ def softmax_attention(
     v_BxMxHxd: jax.Array,
     mask_Bx1x1xM: jax.Array | None = None,
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(d)) v per head, logits and softmax in float32: -> [B, N, H, d].
+    """Return softmax(q k^T / sqrt(d)) v per head, logits and softmax in float32: -> [B, N, H, d].
 
     Where the boolean mask is false, a token gets no weight; if it is false everywhere, all tokens
     get the same.
@@ -61,7 +61,7 @@ class SoftmaxAttention(nnx.Module):
     def heads(
         self, x_BxNxD: jax.Array, grid: tuple[int, int], compress: Compression | None = None
     ) -> jax.Array:
-        """What the heads return side by side, before the output projection: [B, N, D]."""
+        """Return what the heads return side by side, before the output projection: [B, N, D]."""
         B, N, D = x_BxNxD.shape
         q, k, v = (project(x_BxNxD) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
@@ -78,5 +78,5 @@ class SoftmaxAttention(nnx.Module):
         v_BxMxHxd: jax.Array,
         grid: tuple[int, int],
     ) -> jax.Array:
-        """Which tokens each query sees, and how it weighs them: [B, N, H, d]."""
+        """Return which tokens each query sees, and how it weighs them: [B, N, H, d]."""
         return softmax_attention(q_BxNxHxd, k_BxMxHxd, v_BxMxHxd)

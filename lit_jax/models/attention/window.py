@@ -31,7 +31,8 @@ nothing, whose outputs are cut off and must not turn gradients into NaN."""
 
 
 def circle_mask(grid: tuple[int, int], window_size: int) -> np.ndarray:
-    """bool [N, N]: query i sees key j where dy^2 + dx^2 < r^2. The border cuts circles off."""
+    """Return bool [N, N]: query i sees key j where dy^2 + dx^2 < r^2. The border cuts circles
+    off."""
     y_N, x_N = (axis.reshape(-1) for axis in np.indices(grid))
     squares_NxN = (y_N[:, None] - y_N) ** 2 + (x_N[:, None] - x_N) ** 2
     return np.asarray(squares_NxN < window_size**2)
@@ -45,8 +46,8 @@ def window_attention_explicit(
     window_size: int,
     pooled_BxMxHxd: Pair | None = None,
 ) -> jax.Array:
-    """`window_attention` as masked softmax over N x (N + M) logits, in float32: the definition, of
-    quadratic cost. Reference for tests."""
+    """Return `window_attention` as masked softmax over N x (N + M) logits, in float32: the
+    definition, of quadratic cost. Reference for tests."""
     q, k, v = (a.astype(jnp.float32) for a in (q_BxNxHxd, k_BxNxHxd, v_BxNxHxd))
     mask_NxK = circle_mask(grid, window_size)
     if pooled_BxMxHxd is not None:
@@ -75,9 +76,9 @@ class Tiling:
 
     @classmethod
     def of(cls, grid: tuple[int, int], window_size: int) -> Tiling:
-        """Tiles of 8 x 8 queries measured best on a CPU for radii 8 and 16; beyond that, halos many
-        times as high as a strip would cost memory. Rows that one strip and its halo would span
-        are one strip, which needs no halo."""
+        """Return tiles of 8 x 8 queries measured best on a CPU for radii 8 and 16; beyond that,
+        halos many times as high as a strip would cost memory. Rows that one strip and its halo
+        would span are one strip, which needs no halo."""
         R, C = grid
         reach = window_size - 1
         t = 8 if window_size <= 16 else 16
@@ -93,11 +94,11 @@ class Tiling:
         return self.t + 2 * self.halo
 
     def first_key(self, tile: jax.Array) -> jax.Array:
-        """The column where the keys of a tile of columns begin."""
+        """Return the column where the keys of a tile of columns begin."""
         return jnp.clip(tile * self.u - self.r + 1, 0, self.grid[1] - self.X)
 
     def mask(self, tile: jax.Array) -> jax.Array:
-        """bool [S, Q, K]: what the queries of a tile of columns see."""
+        """Return bool [S, Q, K]: what the queries of a tile of columns see."""
         y, key_row = np.arange(self.t), np.arange(self.Y) - self.halo
         x = tile * self.u + np.arange(self.u)
         key_column = self.first_key(tile) + np.arange(self.X)
@@ -109,7 +110,7 @@ class Tiling:
         return seen.reshape(self.S, self.t * self.u, self.Y * self.X)
 
     def queries(self, q_BxNxHxd: jax.Array) -> jax.Array:
-        """[T, B, H, S, Q, d], zeros where tiles stick out of the grid."""
+        """Return [T, B, H, S, Q, d], zeros where tiles stick out of the grid."""
         B, _, H, d = q_BxNxHxd.shape
         (R, C), t, u, S, T = self.grid, self.t, self.u, self.S, self.T
         q = q_BxNxHxd.reshape(B, R, C, H, d)
@@ -118,14 +119,15 @@ class Tiling:
         return q.reshape(T, B, H, S, t * u, d)
 
     def outputs(self, o_TxBxHxSxQxd: jax.Array) -> jax.Array:
-        """The way back: [B, N, H, d]."""
+        """Return the way back: [B, N, H, d]."""
         _, B, H, _, _, d = o_TxBxHxSxQxd.shape
         (R, C), t, u, S, T = self.grid, self.t, self.u, self.S, self.T
         o = o_TxBxHxSxQxd.reshape(T, B, H, S, t, u, d).transpose(1, 3, 4, 0, 5, 2, 6)
         return o.reshape(B, S * t, T * u, H, d)[:, :R, :C].reshape(B, R * C, H, d)
 
     def strips(self, k_BxNxHxd: jax.Array) -> jax.Array:
-        """Keys or values of every strip with its halo: [B, H, S, Y, C, d], zeros beyond the grid.
+        """Return keys or values of every strip with its halo: [B, H, S, Y, C, d], zeros beyond the
+        grid.
 
         Only shifts by constants along the axis of strips: where it is split over devices, the
         compiler exchanges the rows of the halos between neighbours and gathers nothing.
@@ -153,8 +155,8 @@ def window_attention(
     window_size: int,
     pooled_BxMxHxd: Pair | None = None,
 ) -> jax.Array:
-    """Softmax attention of every query to the keys at a distance below `window_size` = r tokens on
-    the grid, with scale d^-1/2: [B, N, H, d] in the dtype of q.
+    """Return softmax attention of every query to the keys at a distance below `window_size` = r
+    tokens on the grid, with scale d^-1/2: [B, N, H, d] in the dtype of q.
 
     `pooled` are further keys and values, seen by all queries in the same softmax. Logits and
     softmax are float32. The cost is proportional to N (r^2 + M); what is in memory at a time are
@@ -180,7 +182,7 @@ def _attend(
     v_BxHxSxYxXxd: jax.Array,
     far_BxHxMxd: Pair | None,
 ) -> jax.Array:
-    """One tile of columns, all strips at once: [B, H, S, Q, d]."""
+    """Return one tile of columns, all strips at once: [B, H, S, Q, d]."""
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     scale, dtype = q_BxHxSxQxd.shape[-1] ** -0.5, q_BxHxSxQxd.dtype
     k, v = (
@@ -213,7 +215,7 @@ def _columns(
     v_BxHxSxYxCxd: jax.Array,
     far_BxHxMxd: Pair | None,
 ) -> jax.Array:
-    """Tile after tile of columns: [T, B, H, S, Q, d].
+    """Return tile after tile of columns: [T, B, H, S, Q, d].
 
     The gradients are written out below: those that a loop gets by itself add an array of the size
     of all keys for every tile, which is quadratic.
@@ -228,7 +230,7 @@ def _columns(
 
 
 def _slice(a_BxHxSxYxCxd: jax.Array, tiling: Tiling, tile: jax.Array) -> jax.Array:
-    """The columns that a tile sees: [B, H, S, Y, X, d]."""
+    """Return the columns that a tile sees: [B, H, S, Y, X, d]."""
     return jax.lax.dynamic_slice_in_dim(a_BxHxSxYxCxd, tiling.first_key(tile), tiling.X, axis=4)
 
 
@@ -237,7 +239,7 @@ def _columns_forward(tiling: Tiling, *inputs: Any) -> tuple[jax.Array, Any]:
 
 
 def _columns_backward(tiling: Tiling, inputs: Any, do_TxBxHxSxQxd: jax.Array) -> Any:
-    """Computes the weights of each tile again, so that no logits are kept; sums in float32."""
+    """Compute the weights of each tile again, so that no logits are kept; sums in float32."""
     q_TxBxHxSxQxd, k_BxHxSxYxCxd, v_BxHxSxYxCxd, far = inputs
 
     def one(totals: Any, of_tile: Any) -> tuple[Any, jax.Array]:
@@ -260,7 +262,7 @@ def _columns_backward(tiling: Tiling, inputs: Any, do_TxBxHxSxQxd: jax.Array) ->
 def _add(
     total_BxHxSxYxCxd: jax.Array, part_BxHxSxYxXxd: jax.Array, tiling: Tiling, tile: jax.Array
 ) -> jax.Array:
-    """The gradient of `_slice`, added in place."""
+    """Return the gradient of `_slice`, added in place."""
     part = _slice(total_BxHxSxYxCxd, tiling, tile) + part_BxHxSxYxXxd
     start = tiling.first_key(tile)
     return jax.lax.dynamic_update_slice_in_dim(total_BxHxSxYxCxd, part, start, axis=4)
@@ -313,7 +315,7 @@ class WindowAttention(SoftmaxAttention):
         v_BxMxHxd: jax.Array,
         grid: tuple[int, int],
     ) -> jax.Array:
-        """Of as many keys as queries; the pooled ones are made here."""
+        """Return of as many keys as queries; the pooled ones are made here."""
         q, k, v = q_BxNxHxd, k_BxMxHxd, v_BxMxHxd
         pooled = None if self.pool is None else (self.pool(k, grid), self.pool(v, grid))
         return window_attention(q, k, v, grid, self.window_size, pooled)

@@ -126,7 +126,8 @@ class Attention(nnx.Module):
 def chunked_attention(
     q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array
 ) -> jax.Array:
-    """Softmax attention, the queries in chunks of at most QUERY_CHUNK, one chunk after another.
+    """Return softmax attention, the queries in chunks of at most QUERY_CHUNK, one chunk after
+    another.
 
     Every query has its own softmax, so this is what one product gives, without its N x N logits:
     1 GiB for an image of 1024 x 1024 pixels (N = 16384), 16 GiB for 2048 x 2048.
@@ -192,20 +193,21 @@ class UpBlock(nnx.Module):
 
 
 def _resnets(widths: Sequence[int], groups: int, dtype: str, rngs: nnx.Rngs) -> nnx.List:
-    """One residual block per step from a width to the next."""
+    """Return one residual block per step from a width to the next."""
     steps = zip(widths[:-1], widths[1:], strict=True)
     return nnx.List(ResnetBlock(a, b, groups, dtype=dtype, rngs=rngs) for a, b in steps)
 
 
 def nearest_twice(x_BxHxWxC: jax.Array) -> jax.Array:
-    """Every pixel as a 2 x 2 square: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    """Return every pixel as a 2 x 2 square: [B, H, W, C] -> [B, 2H, 2W, C]."""
     B, H, W, C = x_BxHxWxC.shape
     squares = jnp.broadcast_to(x_BxHxWxC[:, :, None, :, None], (B, H, 2, W, 2, C))
     return squares.reshape(B, 2 * H, 2 * W, C)
 
 
 def level_widths(widths: Sequence[int], blocks: int) -> list[tuple[int, ...]]:
-    """Per level the width that comes in, from the level before, and those after every block."""
+    """Return per level the width that comes in, from the level before, and those after every
+    block."""
     entering = (widths[0], *widths[:-1])
     return [(i, *(w,) * blocks) for i, w in zip(entering, widths, strict=True)]
 
@@ -229,14 +231,14 @@ class Encoder(nnx.Module):
         return self.finish(self.descend(x_BxHxWxC))
 
     def descend(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        """All levels, down to the resolution of the latent: -> [B, H/f, W/f, widest]."""
+        """Return all levels, down to the resolution of the latent: -> [B, H/f, W/f, widest]."""
         x = self.conv_in(x_BxHxWxC)
         for block in self.down:
             x = block(x)
         return x
 
     def finish(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        """The rest, at the resolution of the latent, where every pixel sees every other."""
+        """Return the rest, at the resolution of the latent, where every pixel sees every other."""
         return self.conv_out(jax.nn.silu(self.norm_out(self.mid(x_BxHxWxC))))
 
 
@@ -260,12 +262,12 @@ class Decoder(nnx.Module):
         return self.ascend(self.begin(z_BxHxWxC))
 
     def begin(self, z_BxHxWxC: jax.Array) -> jax.Array:
-        """What runs at the resolution of the latent, where every pixel sees every other:
-        -> [B, h, w, widest]."""
+        """Return what runs at the resolution of the latent, where every pixel sees every other: ->
+        [B, h, w, widest]."""
         return self.mid(self.conv_in(z_BxHxWxC))
 
     def ascend(self, x_BxHxWxC: jax.Array) -> jax.Array:
-        """All levels, up to the resolution of the image."""
+        """Return all levels, up to the resolution of the image."""
         x = x_BxHxWxC
         for block in self.up:
             x = block(x)

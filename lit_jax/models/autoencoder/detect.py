@@ -15,7 +15,7 @@ FIRST_CONV = "encoder/down/{i}/resnets/{j}/conv1/kernel"
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that shapes decide.
+    """Return the fields that shapes decide.
 
     The number of groups leaves no trace in them; every released network has 32, which is assumed
     when nothing else is told and all widths are multiples of it.
@@ -80,7 +80,7 @@ _ONLY: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields from the config.json beside a diffusers file.
+    """Return fields from the config.json beside a diffusers file.
 
     Raises one ValueError that lists every entry that describes another network: a value this
     package does not have, or an entry it does not know; and one for a value of another type.

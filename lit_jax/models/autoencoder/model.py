@@ -42,11 +42,11 @@ class AutoencoderKL(nnx.Module):
         self.post_quant_conv = Conv(channels, channels, 1, dtype="float32", rngs=rngs)
 
     def __call__(self, images_BxHxWxC: jax.Array) -> jax.Array:
-        """Images in [-1, 1] -> their reconstruction, float32, same shape, not clipped."""
+        """Return images in [-1, 1] -> their reconstruction, float32, same shape, not clipped."""
         return self.decode(mean_and_log_variance(self.encode(images_BxHxWxC))[0])
 
     def encode(self, images_BxHxWxC: jax.Array) -> jax.Array:
-        """Images in [-1, 1], float [B, H, W, C] -> moments, float32 [B, h, w, 2L].
+        """Return images in [-1, 1], float [B, H, W, C] -> moments, float32 [B, h, w, 2L].
 
         The log-variance is not clipped yet: the functions of this module that take moments do so.
         Raises ValueError for integers, another number of channels, and a height or width that is
@@ -56,17 +56,17 @@ class AutoencoderKL(nnx.Module):
         return self.quant_conv(self.encoder(images_BxHxWxC))
 
     def decode(self, latents_BxHxWxL: jax.Array) -> jax.Array:
-        """Plain latents, float [B, h, w, L] -> images, float32 [B, H, W, C], about [-1, 1] but not
-        clipped. Raises ValueError for integers and another number of channels."""
+        """Return plain latents, float [B, h, w, L] -> images, float32 [B, H, W, C], about [-1, 1]
+        but not clipped. Raises ValueError for integers and another number of channels."""
         _check("latents", latents_BxHxWxL, self.config.latent_channels)
         return self.decoder(self.post_quant_conv(latents_BxHxWxL)).astype(jnp.float32)
 
     def unscaled(self, scaled_BxHxWxL: jax.Array) -> jax.Array:
-        """Latents as diffusion models see them -> plain latents."""
+        """Return latents as diffusion models see them -> plain latents."""
         return scaled_BxHxWxL / self.config.scaling_factor
 
     def decode_scaled(self, scaled_BxHxWxL: jax.Array) -> jax.Array:
-        """Latents as diffusion models see them -> images; see `decode`."""
+        """Return latents as diffusion models see them -> images; see `decode`."""
         return self.decode(self.unscaled(scaled_BxHxWxL))
 
     def encode_tiled(
@@ -76,8 +76,8 @@ class AutoencoderKL(nnx.Module):
         overlap: int = OVERLAP,
         progress: Progress | None = None,
     ) -> jax.Array:
-        """`encode` for large images: the levels above the latent's resolution tile by tile, the
-        middle block on the whole. See `decode_tiled`; `tile` and `overlap` count latent pixels
+        """Return `encode` for large images: the levels above the latent's resolution tile by tile,
+        the middle block on the whole. See `decode_tiled`; `tile` and `overlap` count latent pixels
         here, too."""
         self._check_images(images_BxHxWxC)
         features_BxHxWxC = in_tiles(
@@ -97,7 +97,7 @@ class AutoencoderKL(nnx.Module):
         overlap: int = OVERLAP,
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """`decode` for large images: plain latents -> images, float32 numpy [B, H, W, C].
+        """Return `decode` for large images: plain latents -> images, float32 numpy [B, H, W, C].
 
         The middle block, with its attention, sees the whole latent. The levels above it, where
         nearly all memory goes, run on square tiles of `tile` latent pixels that share at least
@@ -173,7 +173,7 @@ def _ascend(model: AutoencoderKL, features_BxHxWxC: jax.Array) -> jax.Array:
 
 
 def mean_and_log_variance(moments_BxHxWxM: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moments [..., 2L] -> mean and clipped log-variance, float32 [..., L] each.
+    """Return moments [..., 2L] -> mean and clipped log-variance, float32 [..., L] each.
 
     Raises ValueError for an odd number of channels.
     """
@@ -187,7 +187,7 @@ def mean_and_log_variance(moments_BxHxWxM: jax.Array) -> tuple[jax.Array, jax.Ar
 
 
 def mean_and_std(moments_BxHxWxM: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Moments [..., 2L] -> mean and standard deviation, float32 [..., L] each."""
+    """Return moments [..., 2L] -> mean and standard deviation, float32 [..., L] each."""
     mean, log_variance = mean_and_log_variance(moments_BxHxWxM)
     return mean, jnp.exp(0.5 * log_variance)
 
@@ -195,7 +195,7 @@ def mean_and_std(moments_BxHxWxM: jax.Array) -> tuple[jax.Array, jax.Array]:
 def sample_latents(
     moments_BxHxWxM: jax.Array, key_or_noise: jax.Array, scaling_factor: float
 ) -> jax.Array:
-    """(mean + std eps) scaling_factor: moments [B, h, w, 2L] -> scaled latents [B, h, w, L].
+    """Return (mean + std eps) scaling_factor: moments [B, h, w, 2L] -> scaled latents [B, h, w, L].
 
     `key_or_noise`: eps itself, float [B, h, w, L]; or a key (`jax.random.key`) that draws it; or
     one key per image, [B], so that an image's latent does not depend on its batch.
@@ -209,7 +209,8 @@ def scaled_sample(
     key_or_noise: jax.Array,
     scaling_factor: float,
 ) -> jax.Array:
-    """`sample_latents` for means and standard deviations, which PixArt caches instead of moments.
+    """Return `sample_latents` for means and standard deviations, which PixArt caches instead of
+    moments.
 
     Raises ValueError for noise of another shape, which a raw uint32 key also is.
     """
@@ -229,7 +230,7 @@ def scaled_sample(
 
 
 def kl(moments_BxHxWxM: jax.Array) -> jax.Array:
-    """KL(N(mean, variance) || N(0, 1)) in nats, summed over an image: [B, h, w, 2L] -> [B].
+    """Return kL(N(mean, variance) || N(0, 1)) in nats, summed over an image: [B, h, w, 2L] -> [B].
 
     0.5 sum(mean^2 + variance - 1 - log variance) (Kingma & Welling 2014, appendix B).
     """

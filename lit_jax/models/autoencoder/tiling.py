@@ -16,15 +16,16 @@ Progress = Callable[[int, int], None]
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> tuple[int, ...]:
-    """Where tiles begin along one axis: neighbours share `overlap` steps, the last tile ends at the
-    border and may share more. One tile that is as long as the axis if the axis is no longer."""
+    """Return where tiles begin along one axis: neighbours share `overlap` steps, the last tile ends
+    at the border and may share more. One tile that is as long as the axis if the axis is no longer.
+    """
     if length <= tile:
         return (0,)
     return (*range(0, length - tile, tile - overlap), length - tile)
 
 
 def tile_weights(length: int, tile: int, overlap: int, scale: int) -> dict[int, np.ndarray]:
-    """Start -> share of that tile in the result, float32, `scale` numbers per step.
+    """Return start -> share of that tile in the result, float32, `scale` numbers per step.
 
     The share grows linearly over the first `overlap` steps and falls over the last ones, except at
     the borders of the image; at every place the shares of all tiles sum to 1.
@@ -46,7 +47,7 @@ def tile_weights(length: int, tile: int, overlap: int, scale: int) -> dict[int, 
 
 
 def check_tiles(tile: int, overlap: int) -> None:
-    """Raises ValueError for a tile or an overlap that make no sense."""
+    """Raise ValueError for a tile or an overlap that make no sense."""
     if tile < 1 or not 0 <= overlap < tile:
         raise ValueError(
             f"tile {tile} with overlap {overlap}; the tile must be at least 1 and the overlap"
@@ -64,7 +65,7 @@ def in_tiles(
     scale_out: int = 1,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """function(x) computed on overlapping square tiles of `tile` steps, blended linearly.
+    """Return function(x) computed on overlapping square tiles of `tile` steps, blended linearly.
 
     x [B, H scale_in, W scale_in, C] -> float32 numpy [B, H scale_out, W scale_out, C'], where
     `function` does the same for a tile. All tiles have one shape, so that a jitted function is

@@ -17,8 +17,8 @@ def _resnet(source: str, target: str) -> tuple[Row, ...]:
 
 
 def _half(half: str, blocks: str, change: str) -> tuple[Row, ...]:
-    """Encoder or decoder, without the projections of its attention. `blocks` and `change` are what
-    diffusers calls the levels and the change of resolution at their end."""
+    """Return encoder or decoder, without the projections of its attention. `blocks` and `change`
+    are what diffusers calls the levels and the change of resolution at their end."""
     ours = blocks.split("_")[0]
     return (
         *conv(f"{half}.conv_in", f"{half}/conv_in"),
@@ -32,7 +32,7 @@ def _half(half: str, blocks: str, change: str) -> tuple[Row, ...]:
 
 
 def _projections(*names: str) -> tuple[Row, ...]:
-    """q, k, v and out of both middle blocks; always [C, C], also under the old names."""
+    """Return q, k, v and out of both middle blocks; always [C, C], also under the old names."""
     return tuple(
         row
         for half in ("encoder", "decoder")

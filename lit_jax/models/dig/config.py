@@ -15,8 +15,8 @@ MLP_MULTIPLE = 256
 
 
 def mlp_width(hidden_size: int) -> int:
-    """Inner width of the MLP: 8/3 D, rounded up to a multiple. Its three matrices are then about as
-    large as two of ratio 4."""
+    """Return inner width of the MLP: 8/3 D, rounded up to a multiple. Its three matrices are then
+    about as large as two of ratio 4."""
     return -(-int(hidden_size * 8 / 3) // MLP_MULTIPLE) * MLP_MULTIPLE
 
 

@@ -24,7 +24,7 @@ REQUIRED = {
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields but the order of the tokens, which leaves no trace in a file.
+    """Return all fields but the order of the tokens, which leaves no trace in a file.
 
     Without label table and without modulation of the last layer a network is unconditional.
     """
@@ -56,7 +56,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _heads(shapes: Shapes, values: int) -> int:
-    """The norm has one scale per channel of a head."""
+    """Return the norm has one scale per channel of a head."""
     width = shapes.expect("blocks/attn/g_norm/scale")[0]
     if values % width:
         raise ValueError(
@@ -67,7 +67,8 @@ def _heads(shapes: Shapes, values: int) -> int:
 
 
 def _expansion(name: str, width: int, hidden: int, told: Mapping[str, Any]) -> float:
-    """A ratio whose product with the hidden size truncates to `width`; the told one if it does."""
+    """Return a ratio whose product with the hidden size truncates to `width`; the told one if it
+    does."""
     if name in told and int(hidden * told[name]) == width:
         return float(told[name])
     ratio = width / hidden
@@ -85,7 +86,7 @@ def _check_mlp(shapes: Shapes, hidden: int) -> None:
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises ValueError: no library has this network."""
+    """Raise ValueError: no library has this network."""
     kind = config.get("_class_name") or config.get("architectures") or "another network"
     raise ValueError(
         f"the config.json beside the file describes {kind}, but the checkpoint of a DiG comes"

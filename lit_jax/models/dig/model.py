@@ -67,7 +67,8 @@ class DiGBlock(nnx.Module):
     def __call__(
         self, x_BxNxD: jax.Array, c_BxD: jax.Array, grid: Grid
     ) -> tuple[jax.Array, jax.Array]:
-        """The stream before `enhance`, and what the heads returned before their projection."""
+        """Return the stream before `enhance`, and what the heads returned before their
+        projection."""
         modulation = jnp.split(self.adaln(jax.nn.silu(c_BxD)), 6, axis=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
         x = x_BxNxD
@@ -77,7 +78,7 @@ class DiGBlock(nnx.Module):
         return x, heads
 
     def enhance(self, x_BxNxD: jax.Array, grid: Grid) -> jax.Array:
-        """The convolution on the rows and columns of the order in which the tokens come."""
+        """Return the convolution on the rows and columns of the order in which the tokens come."""
         return x_BxNxD if self.dwc is None else self.dwc(x_BxNxD, grid)
 
 
@@ -95,7 +96,7 @@ class UnconditionalFinalLayer(nnx.Module):
 
 
 def _closed_skip(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """[I | 0]: the stream passes, the connection adds nothing."""
+    """Return [I | 0]: the stream passes, the connection adds nothing."""
     return jnp.eye(shape[0], shape[1], dtype=dtype)
 
 
@@ -124,7 +125,8 @@ class DiG(LabelledTransformer):
     def _run_layers(
         self, x_BxNxD: jax.Array, c_BxD: jax.Array, keep: Keep
     ) -> tuple[jax.Array, Any]:
-        """What is kept of the layers has its tokens by rows, whatever order the layer saw."""
+        """Return what is kept of the layers has its tokens by rows, whatever order the layer
+        saw."""
         depth, skips = self.config.depth, self.config.skips
         if skips:
             # The first layers' outputs wait for the last layers, which take them in reverse.
@@ -148,8 +150,8 @@ class DiG(LabelledTransformer):
         layers: range,
         waiting_LxBxNxD: jax.Array | None = None,
     ) -> tuple[jax.Array, Any, Any]:
-        """The result of `layers`; stacked, what is kept of each; and the output of each when skips
-        wait for them. `waiting` are such outputs, one per layer, joined by its skip."""
+        """Return the result of `layers`; stacked, what is kept of each; and the output of each when
+        skips wait for them. `waiting` are such outputs, one per layer, joined by its skip."""
         graphdef, stacked = nnx.split(self.blocks)
         skip_graphdef, skips = nnx.split(self.skip)
         stacked = jax.tree.map(lambda leaf: leaf[layers.start : layers.stop], stacked)
@@ -179,7 +181,8 @@ class DiG(LabelledTransformer):
     def _on_grid(
         self, function: Callable[[jax.Array, Grid], jax.Array], x_BxNxD: jax.Array, layer: jax.Array
     ) -> jax.Array:
-        """`function(x, grid)` for the rows and columns of the order in which a layer sees x."""
+        """Return `function(x, grid)` for the rows and columns of the order in which a layer sees
+        x."""
         rows, columns = self.config.grid
         if rows == columns or not self.config.quad_dir:
             return function(x_BxNxD, (rows, columns))
@@ -191,15 +194,15 @@ class DiG(LabelledTransformer):
         )
 
     def _reorder(self, x_BxNxD: jax.Array, layer: jax.Array) -> jax.Array:
-        """What lies between two layers: the tokens turned round, after odd layers also the grid
-        transposed (spatial reorient-and-enhance module, DiG, section 3.3)."""
+        """Return what lies between two layers: the tokens turned round, after odd layers also the
+        grid transposed (spatial reorient-and-enhance module, DiG, section 3.3)."""
         x = x_BxNxD[:, ::-1] if self.config.bid_mode == "layer" else x_BxNxD
         if not self.config.quad_dir:
             return x
         return jnp.where(layer % 2 == 1, self._on_grid(_transposed, x, layer), x)
 
     def _by_rows(self, x_BxNxD: jax.Array, layer: int) -> jax.Array:
-        """The tokens of a layer in the order in which they entered the network."""
+        """Return the tokens of a layer in the order in which they entered the network."""
         backwards = self.config.bid_mode == "layer" and layer % 2 == 1
         x = x_BxNxD[:, ::-1] if backwards else x_BxNxD
         by_columns = self.config.quad_dir and layer % PERIOD >= 2
@@ -207,6 +210,6 @@ class DiG(LabelledTransformer):
 
 
 def _transposed(x_BxNxD: jax.Array, grid: Grid) -> jax.Array:
-    """Tokens of a grid by its columns instead of its rows."""
+    """Return tokens of a grid by its columns instead of its rows."""
     B, N, D = x_BxNxD.shape
     return x_BxNxD.reshape(B, *grid, D).transpose(0, 2, 1, 3).reshape(B, N, D)

@@ -10,7 +10,7 @@ _BLOCK = "blocks.{block}"
 
 
 def _second_half(config: DiGConfig) -> range:
-    """The layers that have a skip connection."""
+    """Return the layers that have a skip connection."""
     return range(config.depth - config.skips, config.depth)
 
 

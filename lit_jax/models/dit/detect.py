@@ -21,7 +21,7 @@ LABELS = "y_embedder/embedding"
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that shapes decide.
+    """Return the fields that shapes decide.
 
     A label table of K rows is read as K - 1 classes and the null row, unless `class_dropout_prob=0`
     or `num_classes=K` says otherwise.
@@ -34,15 +34,16 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _family(mixer: str, told: Mapping[str, Any]) -> str:
-    """A DiT with windows may go by its own name."""
+    """Return a DiT with windows may go by its own name."""
     if mixer == "window":
         return "DiT" if told.get("family") == "DiT" else "CLEAR"
     return "DiT" if mixer == "softmax" else "LiT"
 
 
 def label_table(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Classes and null row. The table alone cannot tell K classes from K - 1 and a null row, and a
-    checkpoint without it is unconditional only if that was said: the key may have been lost."""
+    """Return classes and null row. The table alone cannot tell K classes from K - 1 and a null row,
+    and a checkpoint without it is unconditional only if that was said: the key may have been lost.
+    """
     table = shapes.of(LABELS)
     if table is None and told.get("num_classes") == 0:
         return {"num_classes": 0}
@@ -80,7 +81,7 @@ _ONLY: dict[str, tuple[Any, ...]] = ONLY | {
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a diffusers DiTTransformer2DModel, or of an early file's Transformer2DModel.
+    """Return fields of a diffusers DiTTransformer2DModel, or of an early file's Transformer2DModel.
 
     Raises ValueError for one that no DiT here can be.
     """

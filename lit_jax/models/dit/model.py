@@ -62,7 +62,7 @@ def keep_attention(x_BxNxD: jax.Array, heads_BxNxD: jax.Array) -> jax.Array:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The row of DTYPES that `dtype` means: a name, a numpy dtype or a scalar type like
+    """Return the row of DTYPES that `dtype` means: a name, a numpy dtype or a scalar type like
     `jnp.bfloat16`. Raises ValueError for any other, listing the rows."""
     name = dtype
     if not isinstance(dtype, str):
@@ -74,7 +74,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def checkpointed(block: Callable[..., Any], config: LabelledConfig) -> Callable[..., Any]:
-    """`block` with what it keeps for the backward pass, by the row of REMAT_POLICIES."""
+    """Return `block` with what it keeps for the backward pass, by the row of REMAT_POLICIES."""
     policy = REMAT_POLICIES[config.remat]
     return block if policy is None else jax.checkpoint(block, policy=policy, prevent_cse=False)
 
@@ -91,7 +91,8 @@ class DiTBlock(nnx.Module):
     def __call__(
         self, x_BxNxD: jax.Array, c_BxD: jax.Array, grid: tuple[int, int]
     ) -> tuple[jax.Array, jax.Array]:
-        """The output, and what the heads returned before their projection: [B, N, D] each."""
+        """Return the output, and what the heads returned before their projection: [B, N, D]
+        each."""
         modulation = jnp.split(self.adaln(jax.nn.silu(c_BxD)), 6, axis=-1)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = modulation
         x = x_BxNxD
@@ -156,22 +157,24 @@ class LabelledTransformer(nnx.Module):
     def with_activations(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for diagnosis."""
+        """Return the output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for
+        diagnosis."""
         out, embedding_BxNxD, blocks = self._forward(x_BxHxWxC, t_B, cond_B, keep_output)
         return out, {"embedding": embedding_BxNxD, "blocks": blocks}
 
     def with_attention(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """The output and, of every layer, what the heads of its attention returned before their
-        projection, side by side: [L, B, N, D] in the compute dtype."""
+        """Return the output and, of every layer, what the heads of its attention returned before
+        their projection, side by side: [L, B, N, D] in the compute dtype."""
         out, _, heads_LxBxNxD = self._forward(x_BxHxWxC, t_B, cond_B, keep_attention)
         return out, heads_LxBxNxD
 
     def _forward(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None, keep: Keep
     ) -> tuple[jax.Array, jax.Array, Any]:
-        """The output, the embedded input [B, N, D], and what is kept of the blocks, stacked."""
+        """Return the output, the embedded input [B, N, D], and what is kept of the blocks,
+        stacked."""
         config = self.config
         self._check_input(x_BxHxWxC, t_B, cond_B)
         x_BxNxD = self.x_embedder(patchify(x_BxHxWxC, config.patch_size))
@@ -188,7 +191,7 @@ class LabelledTransformer(nnx.Module):
     def _run_layers(
         self, x_BxNxD: jax.Array, c_BxD: jax.Array, keep: Keep
     ) -> tuple[jax.Array, Any]:
-        """The output of the last layer, and what is kept of all of them, stacked."""
+        """Return the output of the last layer, and what is kept of all of them, stacked."""
         raise NotImplementedError
 
     def _check_input(self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond_B: jax.Array | None) -> None:

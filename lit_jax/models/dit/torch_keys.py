@@ -67,7 +67,8 @@ _DIFFUSERS = (
 
 
 def _diffusers_holds(config: DiTConfig) -> bool:
-    """Its class has the null row, a square input and an MLP four times as wide as the model."""
+    """Return its class has the null row, a square input and an MLP four times as wide as the
+    model."""
     height, width = config.image_size
     return (
         config.mixer == "softmax"

@@ -40,7 +40,7 @@ Branch = tuple[Step, ...]
 
 
 def _mean_pool(x_BxHxWxC: jax.Array) -> jax.Array:
-    """Mean over 3 x 3 pixels; at the border over those inside of the image."""
+    """Return mean over 3 x 3 pixels; at the border over those inside of the image."""
     return nnx.avg_pool(x_BxHxWxC, (3, 3), padding="SAME", count_include_pad=False)
 
 
@@ -73,7 +73,7 @@ def _block_35x35(pool_width: int) -> tuple[Branch, ...]:
 
 
 def _block_17x17(width: int) -> tuple[Branch, ...]:
-    """n x n convolutions as 1 x n and n x 1, figure 6 with n = 7."""
+    """Return n x n convolutions as 1 x n and n x 1, figure 6 with n = 7."""
     return (
         (Conv("branch1x1", 192),),
         (
@@ -161,7 +161,7 @@ BLOCKS: dict[str, tuple[Branch, ...]] = {
 
 
 def _he_uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform on +-sqrt(6 / fan_in), float32 of `shape`, fan_in being all axes but the last.
+    """Return uniform on +-sqrt(6 / fan_in), float32 of `shape`, fan_in being all axes but the last.
 
     Drawn in powers of four: the random generator is compiled for ten sizes instead of sixty, which
     is most of the time that a fresh network takes.
@@ -214,7 +214,7 @@ class ConvBnRelu(nnx.Module):
 def add_branch(
     module: nnx.Module, branch: Branch, inputs: int, width_divisor: int, rngs: nnx.Rngs
 ) -> int:
-    """Makes the convolutions of a branch attributes of `module`; returns the width of its end."""
+    """Make the convolutions of a branch attributes of `module`; return the width of its end."""
     for step in branch:
         if isinstance(step, str):
             continue
@@ -227,7 +227,7 @@ def add_branch(
 
 
 def run_branch(module: nnx.Module, branch: Branch, x_BxHxWxC: jax.Array) -> jax.Array:
-    """A branch with the convolutions that `add_branch` gave to `module`."""
+    """Return a branch with the convolutions that `add_branch` gave to `module`."""
     x = x_BxHxWxC
     for step in branch:
         if isinstance(step, str):
@@ -249,6 +249,6 @@ class InceptionBlock(nnx.Module):
         )
 
     def branches(self, x_BxHxWxC: jax.Array) -> list[jax.Array]:
-        """The branches on one input [B, H, W, in], in the order of the table, for concatenation:
-        [B, H', W', width of the branch] each."""
+        """Return the branches on one input [B, H, W, in], in the order of the table, for
+        concatenation: [B, H', W', width of the branch] each."""
         return [run_branch(self, branch, x_BxHxWxC) for branch in BLOCKS[self.name]]

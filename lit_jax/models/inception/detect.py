@@ -16,7 +16,7 @@ TORCHVISION_LOGITS = 1000
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """`width_divisor` and `num_logits`. The preprocessing is the user's: no file tells it.
+    """Return `width_divisor` and `num_logits`. The preprocessing is the user's: no file tells it.
 
     Raises ValueError for a first layer that no divisor explains, and for torchvision's network
     unless `num_logits=1000` was asked for.
@@ -39,7 +39,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Raises ValueError: the network of the FID is published as one file."""
+    """Raise ValueError: the network of the FID is published as one file."""
     kind = config.get("_class_name") or config.get("architectures") or "another network"
     raise ValueError(
         f"the config.json beside the file describes {kind}, but the network of the FID comes"

@@ -72,15 +72,15 @@ class FIDInception(nnx.Module):
         return self.features(self.preprocess(images_BxHxWx3))[0]
 
     def preprocess(self, images_BxHxWx3: jax.Array) -> jax.Array:
-        """Images as the layers take them, float32 [B, 299, 299, 3], white close to 1."""
+        """Return images as the layers take them, float32 [B, 299, 299, 3], white close to 1."""
         _check_images(images_BxHxWx3)
         row = PREPROCESSINGS[self.config.preprocessing]
         resized = resize_bilinear(images_BxHxWx3, INPUT_SIZE, row.half_pixel)
         return (resized - row.centre) / row.scale
 
     def features(self, x_Bx299x299x3: jax.Array) -> tuple[InceptionFeatures, dict[str, jax.Array]]:
-        """The features of preprocessed images, and for diagnosis the means over pixels
-        [B, channels] after both pools of the stem ("pool_1", "pool_2") and after every block
+        """Return the features of preprocessed images, and for diagnosis the means over pixels [B,
+        channels] after both pools of the stem ("pool_1", "pool_2") and after every block
         ("Mixed_5b" to "Mixed_7c")."""
         x = x_Bx299x299x3
         means: dict[str, jax.Array] = {}

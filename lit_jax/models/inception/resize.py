@@ -8,7 +8,7 @@ import numpy as np
 
 
 def bilinear_weights(out_size: int, in_size: int, half_pixel: bool) -> np.ndarray:
-    """Rows of interpolation weights along one axis, float32 [out_size, in_size].
+    """Return rows of interpolation weights along one axis, float32 [out_size, in_size].
 
     Output pixel o reads the position o * in / out, the convention of TensorFlow 1 (corners
     aligned at the upper left), or with `half_pixel` (o + 1/2) * in / out - 1/2, that of PyTorch's
@@ -36,7 +36,7 @@ def bilinear_weights(out_size: int, in_size: int, half_pixel: bool) -> np.ndarra
 def resize_bilinear(
     images_BxHxWxC: jax.Array, size: tuple[int, int], half_pixel: bool
 ) -> jax.Array:
-    """Images [B, H, W, C] as float32 [B, *size, C]; see `bilinear_weights`."""
+    """Return images [B, H, W, C] as float32 [B, *size, C]; see `bilinear_weights`."""
     images = jnp.asarray(images_BxHxWxC, jnp.float32)
     rows = bilinear_weights(size[0], images.shape[1], half_pixel)
     columns = bilinear_weights(size[1], images.shape[2], half_pixel)

@@ -33,7 +33,7 @@ _STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
 
 
 def _conv_and_norm(source: str, target: str) -> tuple[Row, ...]:
-    """One convolution without bias and its batch norm with stored statistics."""
+    """Return one convolution without bias and its batch norm with stored statistics."""
     return (
         Row(f"{source}.conv.weight", (f"{target}/conv/kernel",), "conv"),
         Row(f"{source}.bn.weight", (f"{target}/bn/scale",), "as_is"),

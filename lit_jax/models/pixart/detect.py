@@ -33,7 +33,7 @@ _FILTER_KEY = re.compile(r"blocks\.(\d+)\.attn\.(sr|norm)\.")
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that shapes decide, and the nominal size and position scale of a stored
+    """Return the fields that shapes decide, and the nominal size and position scale of a stored
     position table. A size or scale that is told is left to the check of the whole table."""
     found = read_backbone(shapes, told)
     found |= {
@@ -49,7 +49,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _null_caption(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Length of the stored null caption. That of early diffusers files may be left out."""
+    """Return length of the stored null caption. That of early diffusers files may be left out."""
     caption = shapes.of(NULL_CAPTION)
     unwanted = told.get("model_max_length", 0) is None and shapes.layout.name == "diffusers"
     if caption is None or unwanted:
@@ -58,8 +58,8 @@ def _null_caption(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _compression(shapes: Shapes, depth: int, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Layers and factor of key/value compression, from its filters; told samplings that have none
-    cannot be compared with anything, except when there are filters of another sampling."""
+    """Return layers and factor of key/value compression, from its filters; told samplings that have
+    none cannot be compared with anything, except when there are filters of another sampling."""
     wanted = told.get("kv_compress_config")
     if isinstance(wanted, Mapping):
         wanted = KVCompressConfig(**wanted)
@@ -80,8 +80,8 @@ def _compression(shapes: Shapes, depth: int, told: Mapping[str, Any]) -> dict[st
 
 
 def _compressed_layers(shapes: Shapes, depth: int) -> list[int]:
-    """Layers that have the filters of key/value compression, each of them whole: other samplings do
-    without, so that an import would not miss a part of them."""
+    """Return layers that have the filters of key/value compression, each of them whole: other
+    samplings do without, so that an import would not miss a part of them."""
     if shapes.layout.source_of(FILTERS) is None:
         return []
     found = []
@@ -102,8 +102,8 @@ def _compressed_layers(shapes: Shapes, depth: int) -> list[int]:
 
 
 def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Heads of the cross-attention leave no trace in shapes. Beside softmax attention they are
-    those of the self-attention, beside a linear mixer those of the published model of this
+    """Return heads of the cross-attention leave no trace in shapes. Beside softmax attention they
+    are those of the self-attention, beside a linear mixer those of the published model of this
     width."""
     if "cross_num_heads" in told:
         return {}
@@ -135,7 +135,8 @@ _ONLY: dict[str, tuple[Any, ...]] = ONLY | {
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a diffusers PixArtTransformer2DModel, or of an early file's Transformer2DModel.
+    """Return fields of a diffusers PixArtTransformer2DModel, or of an early file's
+    Transformer2DModel.
 
     Raises ValueError for one that no PixArt here can be. Whether there are micro-conditions is read
     from the weights when the file does not say.
@@ -158,9 +159,9 @@ def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle(shapes: Shapes, told: dict[str, Any]) -> dict[str, Any]:
-    """The constructor of a text-to-image LiT is the official PixArt's, whose `num_heads` the linear
-    mixer replaces in the self-attention alone: where the convolution tells other linear heads, the
-    number that was said can only be that of the cross-attention."""
+    """Return the constructor of a text-to-image LiT is the official PixArt's, whose `num_heads` the
+    linear mixer replaces in the self-attention alone: where the convolution tells other linear
+    heads, the number that was said can only be that of the cross-attention."""
     if told.get("model_max_length") is not None and NULL_CAPTION not in shapes:
         # The official constructor always has it; a file without the caption holds none.
         told = told | {"model_max_length": None}

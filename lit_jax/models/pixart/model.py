@@ -48,18 +48,18 @@ from lit_jax.models.position_tables import scaled_position_table
 
 
 def position_table(config: PixArtConfig, grid: tuple[int, int] | None = None) -> np.ndarray:
-    """The position code of a token grid, of the nominal one by default: float32 [N, D]."""
+    """Return the position code of a token grid, of the nominal one by default: float32 [N, D]."""
     grid = config.grid if grid is None else grid
     return scaled_position_table(grid, config.hidden_size, config.grid, config.pe_interpolation)
 
 
 def _normal(rows: int, width: int, rngs: nnx.Rngs) -> jax.Array:
-    """[rows, width], N(0, 1/width)."""
+    """Return [rows, width], N(0, 1/width)."""
     return jax.random.normal(rngs.params(), (rows, width)) / math.sqrt(width)
 
 
 def _table(rows: int, width: int, rngs: nnx.Rngs) -> nnx.Param[jax.Array]:
-    """A learned [rows, D] table of modulation vectors, N(0, 1/D) at first."""
+    """Return a learned [rows, D] table of modulation vectors, N(0, 1/D) at first."""
     return nnx.Param(_normal(rows, width, rngs))
 
 
@@ -102,7 +102,8 @@ class PixArtBlock(nnx.Module):
         grid: tuple[int, int],
         compress: Compression | None = None,
     ) -> tuple[jax.Array, jax.Array]:
-        """The output, and what the heads returned before their projection: [B, N, D] each."""
+        """Return the output, and what the heads returned before their projection: [B, N, D]
+        each."""
         table_6xD = self.scale_shift_table[...].astype(modulation_Bx6xD.dtype)
         vectors = jnp.moveaxis(table_6xD + modulation_Bx6xD, 1, 0)
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = vectors
@@ -183,20 +184,22 @@ class PixArt(nnx.Module):
     def with_activations(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for diagnosis."""
+        """Return the output and {"embedding": [B, N, D], "blocks": [depth, B, N, D]} for
+        diagnosis."""
         out, embedding_BxNxD, blocks = self._forward(x_BxHxWxC, t_B, cond, keep_output)
         return out, {"embedding": embedding_BxNxD, "blocks": jnp.concatenate(blocks)}
 
     def with_attention(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition
     ) -> tuple[jax.Array, jax.Array]:
-        """The output and, of every layer, what the heads of its self-attention returned before
-        their projection, side by side: [L, B, N, D] in the compute dtype."""
+        """Return the output and, of every layer, what the heads of its self-attention returned
+        before their projection, side by side: [L, B, N, D] in the compute dtype."""
         out, _, heads = self._forward(x_BxHxWxC, t_B, cond, keep_attention)
         return out, jnp.concatenate(heads)
 
     def null_caption(self) -> jax.Array:
-        """The stored caption [model_max_length, caption_channels] that replaces dropped ones.
+        """Return the stored caption [model_max_length, caption_channels] that replaces dropped
+        ones.
 
         Raises ValueError when the model holds none.
         """
@@ -208,14 +211,14 @@ class PixArt(nnx.Module):
         return self.y_embedder.null_caption[...]
 
     def null_condition(self, cond: TextCondition) -> TextCondition:
-        """`cond` with every caption replaced by the null caption: the unconditional half of
+        """Return `cond` with every caption replaced by the null caption: the unconditional half of
         guidance, under the masks of the captions as in the official sampler."""
         everyone = jnp.ones(jnp.shape(cond.tokens)[:1], bool)
         return drop_captions(cond, everyone, self.null_caption())
 
     def embed_conditions(self, t_B: jax.Array, cond: TextCondition) -> tuple[jax.Array, jax.Array]:
-        """Time (with image size and aspect ratio, if the model knows them) [B, D] and caption
-        tokens [B, L, D]."""
+        """Return time (with image size and aspect ratio, if the model knows them) [B, D] and
+        caption tokens [B, L, D]."""
         t_BxD = self.t_embedder(t_B)
         if self.csize_embedder is not None and self.ar_embedder is not None:
             sizes = jnp.asarray(cond.img_hw, jnp.float32).reshape(-1)  # height, width by turns
@@ -227,8 +230,8 @@ class PixArt(nnx.Module):
     def _forward(
         self, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: TextCondition, keep: Keep
     ) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-        """The output, the embedded input [B, N, D], and what is kept of the blocks, stacked, one
-        array per run of layers that are alike."""
+        """Return the output, the embedded input [B, N, D], and what is kept of the blocks, stacked,
+        one array per run of layers that are alike."""
         config = self.config
         self._check_input(x_BxHxWxC, t_B, cond)
         _, H, W, _ = x_BxHxWxC.shape
@@ -250,8 +253,8 @@ class PixArt(nnx.Module):
     def _run_blocks(
         self, call: Callable[..., tuple[jax.Array, jax.Array | None]], x_BxNxD: jax.Array
     ) -> tuple[jax.Array, list[jax.Array]]:
-        """The last block's output, and what `call` keeps of every block: one scan per run of layers
-        that are alike, so that a model without compression is a single scan."""
+        """Return the last block's output, and what `call` keeps of every block: one scan per run of
+        layers that are alike, so that a model without compression is a single scan."""
         config, kept = self.config, []
         graphdef, stacked = nnx.split(self.blocks)
         kv_graphdef, kv_stacked = nnx.split(self.kv_compress)
@@ -291,8 +294,8 @@ class PixArt(nnx.Module):
 
 
 def _runs(config: PixArtConfig) -> Iterator[tuple[slice, slice | None]]:
-    """Maximal runs of consecutive layers that are alike: (their place among the blocks, their place
-    among the compressed layers or None)."""
+    """Yield maximal runs of consecutive layers that are alike: (their place among the blocks, their
+    place among the compressed layers or None)."""
     compressed = config.compressed_layers
     for is_compressed, run in itertools.groupby(range(config.depth), compressed.__contains__):
         layers = list(run)
@@ -302,5 +305,6 @@ def _runs(config: PixArtConfig) -> Iterator[tuple[slice, slice | None]]:
 
 
 def _of_layers(stacked: Any, place: slice | None) -> Any:
-    """Stacked parameters of some layers, None for none; a slice of all of them is no copy."""
+    """Return stacked parameters of some layers, None for none; a slice of all of them is no
+    copy."""
     return None if place is None else jax.tree.map(lambda leaf: leaf[place], stacked)

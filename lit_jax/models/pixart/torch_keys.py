@@ -100,7 +100,8 @@ _DIFFUSERS = (
 
 
 def _diffusers_holds(config: PixArtConfig) -> bool:
-    """Square nominal size, one head count, MLP of ratio 4, biases everywhere, plain softmax."""
+    """Return square nominal size, one head count, MLP of ratio 4, biases everywhere, plain
+    softmax."""
     plain = config.mixer == "softmax" and not config.qk_norm and not config.compressed_layers
     fixed = config.qkv_bias and config.cross_heads == config.num_heads
     height, width = config.image_size

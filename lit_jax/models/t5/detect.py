@@ -35,7 +35,7 @@ _LATER_BIAS = re.compile(
 
 
 def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that shapes decide.
+    """Return the fields that shapes decide.
 
     `relative_attention_max_distance` and `layer_norm_epsilon` leave no trace in shapes. They are
     what the user or config.json says, else the defaults of T5Config, which all released T5 have.
@@ -80,7 +80,7 @@ def _refuse_other_networks(shapes: Shapes) -> None:
 
 
 def _vocabulary(shapes: Shapes) -> int:
-    """Rows of the token table, which may be there under any of its names."""
+    """Return rows of the token table, which may be there under any of its names."""
     (row,) = (row for row in shapes.layout.rows if TOKENS in row.targets)
     for key in (row.source, *row.copies):
         if key in shapes.keys:
@@ -89,7 +89,8 @@ def _vocabulary(shapes: Shapes) -> int:
 
 
 def from_hub(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a transformers T5Config; ValueError for a network that no encoder here can be."""
+    """Return fields of a transformers T5Config; ValueError for a network that no encoder here can
+    be."""
     kind = config.get("model_type", "t5")
     if kind not in MODEL_TYPES:
         why = ", whose blocks have a position bias each" if kind == "umt5" else ""

@@ -23,13 +23,14 @@ GROUP = 32
 
 
 def group_size(count: int) -> int:
-    """Numbers that share a scale along an axis of `count`: the largest divisor up to GROUP."""
+    """Return numbers that share a scale along an axis of `count`: the largest divisor up to
+    GROUP."""
     return max(size for size in range(1, GROUP + 1) if count % size == 0)
 
 
 def quantise(weights: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """Float [n, m] -> int8 [n, m] and bfloat16 scales, [n / group, m] for the axis 0 and
-    [n, m / group] for the axis 1: numbers in a group along `axis` share one.
+    """Return float [n, m] -> int8 [n, m] and bfloat16 scales, [n / group, m] for the axis 0 and [n,
+    m / group] for the axis 1: numbers in a group along `axis` share one.
 
     Groups of zeros get the scale 1.
     """
@@ -42,14 +43,14 @@ def quantise(weights: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
 
 
 def dequantise(integers: jax.Array, scale: jax.Array, axis: int) -> jax.Array:
-    """The float32 matrix that `quantise` has made the two of, but for its rounding."""
+    """Return the float32 matrix that `quantise` has made the two of, but for its rounding."""
     grouped = _in_groups(integers, axis).astype(jnp.float32)
     scale = jnp.expand_dims(scale.astype(jnp.float32), axis + 1)
     return (grouped * scale).reshape(integers.shape)
 
 
 def _in_groups(matrix: jax.Array, axis: int) -> jax.Array:
-    """[n, m] with `axis` split into (groups, numbers in a group)."""
+    """Return [n, m] with `axis` split into (groups, numbers in a group)."""
     size = group_size(matrix.shape[axis])
     shape = list(matrix.shape)
     shape[axis : axis + 1] = [shape[axis] // size, size]

@@ -41,7 +41,8 @@ attends evenly to all of them, where -inf would make it NaN."""
 def relative_position_bucket(
     distance: np.ndarray, num_buckets: int, max_distance: int
 ) -> np.ndarray:
-    """Bucket of each distance (key position - query position): integers -> int32, same shape.
+    """Return bucket of each distance (key position - query position): integers -> int32, same
+    shape.
 
     Each direction has n = num_buckets // 2 buckets. The nearest e = n // 2 distances have one
     each; the rest share the others in logarithmic steps that end at `max_distance`:
@@ -103,7 +104,7 @@ class RelativeBias(nnx.Module):
         self.max_distance = config.relative_attention_max_distance
 
     def __call__(self, length: int) -> jax.Array:
-        """Bias of query i and key j: float32 [1, H, L, L]."""
+        """Return bias of query i and key j: float32 [1, H, L, L]."""
         table = self.embedding[...].astype(jnp.float32)
         distances = np.arange(1 - length, length)
         buckets = relative_position_bucket(distances, table.shape[0], self.max_distance)
@@ -208,8 +209,9 @@ class T5Encoder(nnx.Module):
     def with_hidden_states(
         self, token_ids: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """The output and float32 [num_layers + 1, B, L, d_model]: the embeddings, then what leaves
-        each block, where the last one is the output itself, normalised, as in transformers."""
+        """Return the output and float32 [num_layers + 1, B, L, d_model]: the embeddings, then what
+        leaves each block, where the last one is the output itself, normalised, as in transformers.
+        """
         out_BxLxD, (embedded_BxLxD, blocks) = self._forward(token_ids, mask, keep_blocks=True)
         states = [embedded_BxLxD[None], blocks[:-1], out_BxLxD[None]]
         return out_BxLxD, jnp.concatenate(states)
@@ -241,8 +243,8 @@ class T5Encoder(nnx.Module):
 
 
 def check_tokens(token_ids: jax.Array, mask: jax.Array | None, vocab_size: int) -> None:
-    """Raises ValueError for ids or a mask that do not fit. Values are checked where they are
-    numbers already; traced ones cost no look at the device."""
+    """Raise ValueError for ids or a mask that do not fit. Values are checked where they are numbers
+    already; traced ones cost no look at the device."""
     shape = jnp.shape(token_ids)
     dtype = jnp.result_type(token_ids)
     if len(shape) != 2 or not shape[1] or not jnp.issubdtype(dtype, jnp.integer):

@@ -10,12 +10,12 @@ _MLP = "encoder.block.{block}.layer.1"
 
 
 def _dense(source: str, target: str) -> Row:
-    """One torch Linear without bias."""
+    """Return one torch Linear without bias."""
     return Row(f"{source}.weight", (f"{target}/kernel",), "dense")
 
 
 def _scale(source: str, target: str) -> Row:
-    """One norm without bias."""
+    """Return one norm without bias."""
     return Row(f"{source}.weight", (f"{target}/scale",), "as_is")
 
 

@@ -23,7 +23,7 @@ ONLY: dict[str, tuple[Any, ...]] = {
 
 
 def read_backbone(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Width, depth, patches, channels, and the mixer with the parts of it that are there."""
+    """Return width, depth, patches, channels, and the mixer with the parts of it that are there."""
     hidden, channels, patch, _ = shapes.expect("x_embedder/kernel")
     found: dict[str, Any] = {
         "hidden_size": hidden,
@@ -37,7 +37,8 @@ def read_backbone(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learn_sigma(shapes: Shapes, patch: int, channels: int) -> bool:
-    """Whether the last layer has variance channels; ValueError for any other count of rows."""
+    """Return whether the last layer has variance channels; ValueError for any other count of
+    rows."""
     outputs = shapes.expect("final_layer/linear/kernel")[0]
     single = patch * patch * channels
     if outputs not in (single, 2 * single):
@@ -50,7 +51,8 @@ def learn_sigma(shapes: Shapes, patch: int, channels: int) -> bool:
 
 
 def read_mixer(shapes: Shapes, hidden: int, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Softmax attention, everywhere or in windows, or the parts of Algorithm 1 that are there."""
+    """Return softmax attention, everywhere or in windows, or the parts of Algorithm 1 that are
+    there."""
     bias = "blocks/attn/k/bias" in shapes
     if shapes.layout.name != "lit":
         return {"qkv_bias": bias} | _softmax_or_window(shapes, told)
@@ -67,8 +69,8 @@ def read_mixer(shapes: Shapes, hidden: int, told: Mapping[str, Any]) -> dict[str
 
 
 def _softmax_or_window(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """Windows leave no trace but the weights of their pooled tokens, if they have any; without,
-    the model has them if that was said. ValueError when nobody said how large they are."""
+    """Return windows leave no trace but the weights of their pooled tokens, if they have any;
+    without, the model has them if that was said. ValueError when nobody said how large they are."""
     stored = shapes.of(POOL)
     windows = told.get("mixer") == "window" or told.get("family") == "CLEAR"
     if stored is None:
@@ -82,7 +84,7 @@ def _softmax_or_window(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any
 
 
 def why_num_heads(shapes: Shapes) -> str:
-    """Why shapes leave the number of heads open."""
+    """Return why shapes leave the number of heads open."""
     if shapes.layout.name == "lit":
         return "no depth-wise convolution tells the head width"
     hidden = shapes.expect("x_embedder/kernel")[0]
@@ -103,7 +105,7 @@ class HubBackbone:
     out_channels: int | None = None
 
     def fields(self, network: str) -> dict[str, Any]:
-        """The same in our names; ValueError for channels that `network` does not put out."""
+        """Return the same in our names; ValueError for channels that `network` does not put out."""
         return {
             "hidden_size": self.num_attention_heads * self.attention_head_dim,
             "depth": self.num_layers,

@@ -24,7 +24,7 @@ POSITION_TOLERANCE = {"float64": 1e-6, "float32": 1e-6, "float16": 1e-3, "bfloat
 
 
 def read_positions(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """`input_size` of a square token grid and `pe_interpolation`, unless they are told.
+    """Return `input_size` of a square token grid and `pe_interpolation`, unless they are told.
 
     The scale is given only if the whole table is the analytic one of that scale, as far as a grid
     is known to compare it with.
@@ -50,7 +50,7 @@ def read_positions(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def square_size(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
-    """`input_size` of a stored table of a square token grid, unless a size is told."""
+    """Return `input_size` of a stored table of a square token grid, unless a size is told."""
     shape = shapes.keys.get(TABLE)
     if shape is None or "input_size" in told:
         return {}
@@ -60,7 +60,8 @@ def square_size(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def interpolation_of(table_NxD: np.ndarray) -> float | None:
-    """pe_interpolation of a position table of more than one column, stored for its nominal grid.
+    """Return pe_interpolation of a position table of more than one column, stored for its nominal
+    grid.
 
     The second token stands in column 1 / pe_interpolation. Its channels are sine and cosine of that
     times 10000^(-k / (D/4)): the slowest one is unambiguous, and every faster one adds digits. None
@@ -90,8 +91,8 @@ def interpolation_of(table_NxD: np.ndarray) -> float | None:
 
 
 def _grid(tokens: int, patch: int, told: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Rows and columns of the stored table: those of the size that was told if they are as many
-    tokens, else a square."""
+    """Return rows and columns of the stored table: those of the size that was told if they are as
+    many tokens, else a square."""
     size = told.get("input_size")
     sides = (size, size) if isinstance(size, int) else tuple(size or ())
     if len(sides) == 2 and sides[0] > 0 and all(side % patch == 0 for side in sides):
@@ -103,7 +104,7 @@ def _grid(tokens: int, patch: int, told: Mapping[str, Any]) -> tuple[int, int] |
 
 
 def _fits(table_NxD: np.ndarray, grid: tuple[int, int], scale: float) -> bool:
-    """Whether a table is the analytic one of its grid and scale."""
+    """Return whether a table is the analytic one of its grid and scale."""
     if table_NxD.shape[1] % 4:
         return False
     analytic = scaled_position_table(grid, table_NxD.shape[1], grid, scale)
