@@ -53,7 +53,7 @@ def detect_config(
 
 @dataclasses.dataclass(frozen=True)
 class Beside:
-    """What lies beside the tensors: `fields` of the architecture, typed, those of our metadata
+    """Description beside the tensors: `fields` of the architecture, typed, those of our metadata
     before those of config.json; `hub` are the ones that config.json itself says; `assumed` those
     that neither says, filled in."""
 
@@ -126,8 +126,8 @@ def _typed(layout: Layout, said: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_named(name: str, named: Mapping[str, Any], beside: Beside) -> None:
-    """A name must not overrule what the checkpoint says of itself; `overrides` may overrule what
-    our metadata say."""
+    """Refuse a name that contradicts the description beside the checkpoint; `overrides` may
+    overrule our own metadata."""
     differences = [
         f"{field}: {value!r} in {name}, {beside.fields[field]!r} beside the checkpoint"
         for field, value in named.items()
@@ -140,7 +140,7 @@ def _check_named(name: str, named: Mapping[str, Any], beside: Beside) -> None:
 
 
 def _check_kind(layout: Layout, name: str, family: str) -> None:
-    """A VAE is no DiT, whatever its shapes; LiT is what a linear DiT and a linear PixArt are."""
+    """Refuse a name of another kind of network. LiT names a linear DiT and a linear PixArt."""
     if issubclass(layout.config, config_class(family)):
         return
     if family == "LiT" and layout.name == "lit":
@@ -174,7 +174,8 @@ def _check_differences(
     beside: Beside,
     name: str | None,
 ) -> None:
-    """What shapes decide against what was said, and what the user says against config.json."""
+    """Compare the fields that shapes decide with the given ones, and those of the user with
+    config.json."""
     users, files = [], []
     for field, value in told.items():
         if field in found and not _agree(value, found[field]):

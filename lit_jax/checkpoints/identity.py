@@ -41,7 +41,7 @@ ENCODER = ("encoder", "quant_conv")
 
 @dataclass(frozen=True)
 class VaeIdentity:
-    """Which autoencoder latents belong to, and what they have to be divided by to be decoded.
+    """Identity of the autoencoder of a set of latents, with the scale of the latents.
 
     `id` is the name of its model folder, for people; `sha256` is that of all parameters
     (`params_sha256`), `encoder_sha256` that of those which make latents. `downsampling` is image
@@ -117,7 +117,7 @@ def tree_sha256(sums: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class TextEncoderIdentity:
-    """Which text encoder features come from.
+    """Identity of the text encoder of a set of features.
 
     `sha256` is that of the network's numbers in float32 before anything rounded them, so that it
     is the same for what `--dtype bfloat16` or int8 make of them; `tokenizer_sha256` that of

@@ -1,4 +1,4 @@
-"""Which torch key lands where: a key table applied to one configuration."""
+"""Pairing of torch keys with parameters: a key table applied to one configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lit_jax.models.registry import NetworkConfig
 
 
 class Tensor(Protocol):
-    """What a state dict holds: a shape now, the numbers on `np.asarray`."""
+    """Tensor of a state dict: the shape now, the numbers on `np.asarray`."""
 
     @property
     def shape(self) -> Shape: ...
@@ -30,7 +30,7 @@ StateDict = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one torch key lands.
+    """Parameters of one torch key.
 
     `leaves` are the paths of its equal parts, `index` the place on their stacked axis (None: they
     are not stacked), `part_shape` the torch shape of each part. A slot with `copy_of` holds a

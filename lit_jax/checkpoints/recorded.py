@@ -1,5 +1,5 @@
-"""What the `config.json` of a denoiser records besides its architecture: the autoencoder whose
-latents it draws, and the text encoder whose features it was trained on."""
+"""Records in the `config.json` of a denoiser besides its architecture: the autoencoder of its
+latents and the text encoder of its features."""
 
 from __future__ import annotations
 

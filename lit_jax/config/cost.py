@@ -1,4 +1,4 @@
-"""What the cost job counts."""
+"""Settings of the cost command."""
 
 from __future__ import annotations
 

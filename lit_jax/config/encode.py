@@ -1,4 +1,4 @@
-"""What the encode job turns into latents, and how."""
+"""Settings of the encode command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def caption_kind(name: str) -> str:
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where images come from.
+    """Source of images.
 
     `kind` is a row of `data.sources.KINDS`:
 
@@ -81,7 +81,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How captions become features. `encoder` is the model folder of a T5 encoder, "" for none:
+    """Text features of captions. `encoder` is the model folder of a T5 encoder, "" for none:
     captions are then kept as text only. A caption is cut to `max_length` tokens; `dtype` is that of
     the stored features (float16 ends at 65504, which the largest encoders may exceed); `batch_size`
     is captions per device and step."""

@@ -1,4 +1,4 @@
-"""What the evaluate job compares with what."""
+"""Settings of the evaluate command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USUAL_IMAGES = 10_000  # of a reference of the ADM suite
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """What samples are compared with.
+    """Reference of an evaluation.
 
     - `source`: an npz of the ADM layout (statistics, images or both), statistics that this package
       made, a folder of images, or "tfds:NAME:SPLIT", prepared in `data_dir`;

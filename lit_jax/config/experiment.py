@@ -79,13 +79,13 @@ class DistillConfig:
 
     @property
     def compares_attention(self) -> bool:
-        """Whether the networks must return the attention outputs of their layers."""
+        """True if the networks must return the attention outputs of their layers."""
         return bool(self.teacher) and self.attention_weight > 0
 
 
 @dataclass(frozen=True)
 class InheritConfig:
-    """Where a new run takes its first parameters from. `source=""` starts from scratch.
+    """Source of the first parameters of a new run. `source=""` starts from scratch.
 
     `reinitialise` lists regular expressions of paths that keep the student's own values although
     the policy would inherit them; `freeze` lists paths that the optimiser never changes.

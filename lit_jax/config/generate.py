@@ -1,4 +1,4 @@
-"""What the generate job draws, and where to."""
+"""Settings of the generate command."""
 
 from __future__ import annotations
 

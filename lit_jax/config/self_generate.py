@@ -1,4 +1,4 @@
-"""What the job of self-generated data lets a teacher draw."""
+"""Settings of the self_generate command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a mapping becomes a frozen dataclass: strict keys, strict types, stated limits."""
+"""Conversion of a mapping to a frozen dataclass: strict keys, strict types, stated limits."""
 
 from __future__ import annotations
 

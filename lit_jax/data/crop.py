@@ -1,4 +1,4 @@
-"""How an image becomes one of the size that is trained on: two ways of cutting.
+"""Crops of images to the size of the training data.
 
 `center_crop` is that of the ADM and DiT training data, by which FID references were cut as well:
 Prafulla Dhariwal and Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis" (2021); DiT uses

@@ -20,7 +20,7 @@ BLOCK = 4096
 
 
 class Schedule:
-    """Which bucket global batch k takes, for `counts` images per bucket."""
+    """Bucket of every global batch, for `counts` images per bucket."""
 
     def __init__(self, counts: Sequence[int], seed: int) -> None:
         self._bounds, self._seed = tuple(np.cumsum(counts).tolist()), seed

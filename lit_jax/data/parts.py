@@ -1,4 +1,4 @@
-"""What a data set gives to the pipeline: endless streams of single examples, one for every size."""
+"""Input of the pipeline: endless streams of single examples, one for every size."""
 
 from __future__ import annotations
 

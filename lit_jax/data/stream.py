@@ -125,8 +125,8 @@ def _signals_left_to_the_job() -> Iterator[None]:
 
 
 def _start_quiet_tracker() -> None:
-    """Batches that wait in shared memory at the end of a job are removed by the tracker, as they
-    should be; it need not report them as leaks."""
+    """Start the tracker of shared memory without its report of leaks: it removes the batches that
+    wait at the end of a job."""
     before = os.environ.get("PYTHONWARNINGS")
     rules = ("ignore:resource_tracker:UserWarning", before)
     os.environ["PYTHONWARNINGS"] = ",".join(rule for rule in rules if rule)
@@ -140,7 +140,7 @@ def _start_quiet_tracker() -> None:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """First act of a worker process: whatever happens to its parent, it must not stay behind."""
+    """Make a worker process end with its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

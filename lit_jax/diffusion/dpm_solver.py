@@ -92,7 +92,7 @@ SPACINGS: dict[str, Callable[[ContinuousSchedule, int], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class SolverSteps:
-    """What a solver does, float64: row i belongs to the step from state i to state i + 1.
+    """Coefficients of a solver, float64: row i belongs to the step from state i to state i + 1.
 
     With D_i the x_0 predicted at state i, x_{i+1} is x_weights[i] * x_i plus the sum over j of
     weights[i, j] * D_{i-j}.

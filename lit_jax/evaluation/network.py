@@ -29,7 +29,7 @@ SPATIAL_FEATURES = 17 * 17 * SPATIAL_CHANNELS
 
 
 class Features(NamedTuple):
-    """What the scores read, float32."""
+    """Features that the scores need, float32."""
 
     pool_BxD: np.ndarray
     logits_BxL: np.ndarray  # without bias, as the ADM suite

@@ -24,7 +24,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What was measured of one model.
+    """Measurements of one model.
 
     The two unprefixed scores belong to the first sampler of the protocol, the `ddim_` ones to the
     second. `steps` and `train_seconds` are those of the training of this model alone (a student
@@ -55,7 +55,7 @@ class SamplerRecord:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How every row was made. Differs between rows only in the weights.
+    """Sampling protocol of all rows, which differ only in the weights.
 
     `weights_sha256` maps each row name to the hash of its parameters, as in its `sample.json`;
     `reference_sha256` is `files.sha256_array` of the reference images. `guidance_interval` is the
@@ -80,7 +80,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Context:
-    """What the numbers are to be compared with.
+    """Values to compare the rows with.
 
     `real_frechet_distance`: the reference against `real_count` other real images;
     `judge_accuracy`: the judge on the reference; `judge`: what it is and what it learned from.

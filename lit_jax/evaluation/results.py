@@ -74,7 +74,7 @@ def _score_pairs(
     absent: dict[str, str],
     log: Log,
 ) -> None:
-    """Scores that compare every sample with every image of the reference."""
+    """Compute the scores that compare every sample with every image of the reference."""
     pairwise = ("precision", "recall", "kid", "kid_subset_mean", "kid_subset_std")
     if kept_KxD is None:
         absent |= dict.fromkeys(pairwise, "the reference has statistics only, no images")

@@ -34,7 +34,7 @@ class Gaussian(NamedTuple):
 
 @dataclass(frozen=True)
 class Statistics:
-    """What scores need of a reference. `spatial` is None in files without sFID statistics, `count`
+    """Statistics of a reference. `spatial` is None in files without sFID statistics, `count`
     (images behind the Gaussians) where the file does not say."""
 
     pool: Gaussian

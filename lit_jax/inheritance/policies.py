@@ -1,4 +1,4 @@
-"""Which paths a student inherits, and what keeps it from doing so. Only shapes are looked at."""
+"""Policies: the paths that a student inherits, and the checks of their shapes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _check_shapes(
     student_config: DenoiserConfig,
     teacher_config: DenoiserConfig,
 ) -> None:
-    """Every mismatch in one error. Label tables may differ in their number of rows."""
+    """Raise one ValueError for all mismatches. Label tables may differ in their number of rows."""
     problems = []
     for path in chosen:
         if path not in teacher:

@@ -14,7 +14,7 @@ from lit_jax.models.registry import DenoiserConfig, LabelledConfig
 
 @dataclass
 class InheritanceReport:
-    """Where every parameter went: path -> number of scalars.
+    """Origin of every parameter: path -> number of scalars.
 
     `inherited` and `new` together are the student (a partly inherited label table is in both);
     `frozen` names the student's parameters, of either kind, that training must not change;

@@ -14,7 +14,7 @@ T = TypeVar("T")
 def refuse_unlike(
     config: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], network: str
 ) -> None:
-    """ValueError for an entry that is there with a value that `only` does not list."""
+    """Raise ValueError for an entry with a value that `only` does not list."""
     for entry, values in only.items():
         if entry in config and config[entry] not in values:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a key table is made of: rows, transforms and layouts. numpy only.
+"""Parts of a key table: rows, transforms and layouts. numpy only.
 
 One row serves both directions: import reads it from left to right, export from right to left, so
 that an exported file always imports again. D hidden size, C input channels, p patch size,
@@ -22,7 +22,7 @@ BLOCK = "{block}"
 
 @dataclass(frozen=True)
 class Transform:
-    """How one torch tensor becomes one parameter (of one block), and back.
+    """Conversion of one torch tensor to one parameter (of one block), and back.
 
     `source_shape` gives the torch shape that belongs to a parameter shape and a configuration.
     """

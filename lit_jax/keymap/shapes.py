@@ -63,7 +63,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class Detector:
-    """How the architecture of one kind of network is read.
+    """Reader of the architecture of one kind of network.
 
     required    parameters that have to be there -> number of axes of their torch tensor
     read        (shapes, told) -> the fields that shapes decide, `told` being what the user, the

@@ -1,4 +1,4 @@
-"""What a text-to-image network is conditioned on.
+"""Condition of a text-to-image network.
 
 B batch, L caption tokens, C channels of the text encoder.
 """
@@ -91,7 +91,7 @@ def check_condition(cond: Any, config: PixArtConfig, batch: int) -> None:
 
 
 def _check_mask(mask_BxL: np.ndarray) -> None:
-    """A mask that is numbers already; a traced one costs no look at the device."""
+    """Check a mask of concrete values; a traced one is not checked."""
     wrong = mask_BxL[(mask_BxL != 0) & (mask_BxL != 1)]
     if wrong.size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the processes of a job on several hosts do together."""
+"""Operations of all processes of a job on several hosts."""
 
 from __future__ import annotations
 

@@ -58,8 +58,8 @@ class CaptionEncoder:
 
 
 def write_null_caption(path: Path, encoder: CaptionEncoder, dtype: str) -> None:
-    """What the encoder makes of the empty caption. `dtype` is that of the stored captions, among
-    which training puts it: ValueError when it does not fit."""
+    """Write the features of the empty caption. `dtype` is that of the stored captions, among which
+    training puts it. Raises ValueError when it does not fit."""
     found_LxD = encoder.null_caption()
     as_stored(found_LxD, dtype, "the features of the empty caption", "text.dtype", "encoder")
     write_array(path, found_LxD)

@@ -43,7 +43,7 @@ DECODE_BATCH = 8  # images per device; one of 256 x 256 needs about 0.25 GB in t
 
 @dataclass(frozen=True)
 class Protocol:
-    """What defines a set of samples besides the model.
+    """Settings that define a set of samples besides the model.
 
     `steps` is a respacing string ("250", "ddim50"); `cfg_scale` 1 switches guidance off;
     `cfg_channels` is a row of `guidance.GUIDED_CHANNELS`; `cfg_interval` limits guidance to

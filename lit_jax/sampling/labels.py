@@ -1,4 +1,4 @@
-"""Which class each image of a set gets: one row of `LABEL_POLICIES` per rule."""
+"""Class labels of a set of images: one row of `LABEL_POLICIES` per rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to draw, and the names of the files it ends in: one prompt, a file of them, or GenEval.
+"""Prompts and the names of their files: one prompt, a file of prompts, or GenEval.
 
 A layout is a table of files; drawing knows nothing of it.
 """

@@ -113,7 +113,8 @@ def write_npz(path: Path, members: Mapping[str, Member]) -> None:
 def merge(
     shards: Shards, shapes: Mapping[str, tuple[int, ...]], label_N: np.ndarray | None
 ) -> None:
-    """The shards in order as `samples.npz` and `latents.npz`, and the grid of the first images.
+    """Write the shards in order as `samples.npz` and `latents.npz`, and the grid of the first
+    images.
 
     `shapes`: arrays of the shards -> shape of one image. Existing files are replaced, whole.
     """

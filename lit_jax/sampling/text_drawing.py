@@ -36,7 +36,8 @@ Draw = Callable[[Any, Any, TextCondition, TextCondition], jax.Array]
 
 @dataclass(frozen=True)
 class TextProtocol:
-    """What defines an image besides model, prompt and size. The defaults are those of PixArt.
+    """Settings that define an image besides model, prompt and size. The defaults are those of
+    PixArt.
 
     `sampler` is a row of `samplers.SAMPLERS`, `steps` a respacing string ("20"); `cfg_scale` 1
     switches guidance off; `cfg_channels` is a row of `guidance.GUIDED_CHANNELS`.

@@ -102,7 +102,8 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 
 def _exchange_in_two_steps(staged: Path, path: Path) -> None:
-    """For file systems without an exchange; whatever fails, the old folder is put back."""
+    """Exchange two folders on a file system without an exchange; after a failure the old one is put
+    back."""
     aside = staged.with_suffix(".old")
     os.rename(path, aside)
     try:

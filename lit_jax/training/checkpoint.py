@@ -23,7 +23,7 @@ FOLDER = "checkpoints"
 
 
 class Data(Protocol):
-    """What a checkpoint needs of the training data; `data.stream.BatchStream` has it."""
+    """Position of the training data in a checkpoint; `data.stream.BatchStream` has it."""
 
     identity: Mapping[str, str]
 

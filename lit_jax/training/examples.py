@@ -1,4 +1,4 @@
-"""What a batch of data becomes in a training step: the clean x_start, and the condition.
+"""Conversion of a batch of data in a training step: the clean x_start and the condition.
 
 B batch, H x W x C image or latent, h x w x L latent, T caption tokens, D channels of the text
 encoder.

@@ -1,4 +1,4 @@
-"""Where numbers of a run go: TensorBoard, `metrics.jsonl`, and the line on the screen.
+"""Output of the numbers of a run: TensorBoard, `metrics.jsonl` and the progress line.
 
 The only place that knows clu and, behind it, TensorFlow.
 """

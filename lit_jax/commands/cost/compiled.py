@@ -1,4 +1,4 @@
-"""What the compiler counts: operations and memory of the programs that `sample` and `train` run.
+"""Counts of the compiler: operations and memory of the programs that `sample` and `train` run.
 
 Nothing is allocated: the programs are compiled for arrays that have a shape only.
 

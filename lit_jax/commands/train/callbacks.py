@@ -1,5 +1,5 @@
-"""What happens around the training loop: logging, the guard against NaN, checkpoints, samples,
-and a request to stop. Callbacks are called after every step and decide by their own interval."""
+"""Callbacks of the training loop: logging, the guard against NaN, checkpoints, samples and a
+request to stop. Each is called after every step and decides by its own interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the train job refuses before it compiles or writes anything."""
+"""Checks of a training run, before anything is compiled or written."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHARED: Mapping[bool, tuple[str, ...]] = {
 
 @dataclass
 class Run:
-    """What the checks have established, before anything is compiled or written."""
+    """Result of the checks, before anything is compiled or written."""
 
     config: TrainConfig
     workdir: Path
@@ -140,7 +140,8 @@ def check_teacher(
 
 
 def check_attention(path: str, teacher: DenoiserConfig, student: DenoiserConfig) -> None:
-    """Attention outputs must correspond layer by layer, token by token, channel by channel."""
+    """Refuse attention outputs that do not correspond layer by layer, token by token, channel by
+    channel."""
     theirs, ours = attention_outputs(teacher), attention_outputs(student)
     for what in ours:
         if theirs[what] != ours[what]:
@@ -159,7 +160,7 @@ def attention_outputs(config: DenoiserConfig) -> dict[str, int]:
 
 
 def check_inheritance(config: TrainConfig, student: DenoiserConfig, facts: DataFacts) -> None:
-    """The source must have what its policy names, in the student's shapes."""
+    """Refuse a source that lacks what its policy names, in the student's shapes."""
     settings = config.inherit
     folder.require_weights(settings.source)
     source = folder.read_denoiser_config(settings.source)
@@ -169,8 +170,8 @@ def check_inheritance(config: TrainConfig, student: DenoiserConfig, facts: DataF
 
 
 def check_workdir(workdir: Path, student: DenoiserConfig) -> None:
-    """A workdir of another model is refused: its checkpoints would not fit. So are a model folder,
-    whose weights would shadow the run's, and an address that is no path."""
+    """Refuse a workdir of another model, a model folder, whose weights would shadow those of the
+    run, and an address that is no path."""
     folder.check_local(workdir, "workdir")
     if (workdir / folder.PARAMS).exists():
         raise ValueError(f"workdir {workdir} is a model folder; choose another workdir")

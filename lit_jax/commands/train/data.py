@@ -1,4 +1,4 @@
-"""What the data of a run must be for its model: pixels or latents, labels or captions."""
+"""Checks of the data of a run: pixels or latents, labels or captions."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from lit_jax.training.examples import StartOf, latents, pixels
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the examples of a run come from. `vae` is None for pixels, the last two without
-    captions; `null_caption_LxC` is the encoding of the empty prompt, float32. `start_of` makes
-    x_start of a batch."""
+    """Data of a run. `vae` is None for pixels, the last two without captions; `null_caption_LxC` is
+    the encoding of the empty prompt, float32. `start_of` makes x_start of a batch."""
 
     vae: VaeIdentity | None = None
     start_of: StartOf = pixels
@@ -155,8 +154,8 @@ def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
 
 
 def check_recorded(model: str, facts: DataFacts, what: str) -> None:
-    """A teacher or a source of weights must know the same latents and the same text features,
-    as far as its folder says."""
+    """Refuse a teacher or a source of weights of other latents or text features, as far as its
+    folder records them."""
     vae, encoder = recorded_vae(model), recorded_text_encoder(model)
     if vae is not None and facts.vae is not None:
         vae.require_same(facts.vae, f"the latents of {what} {model}", "that of the data")

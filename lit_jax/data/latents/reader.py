@@ -74,10 +74,9 @@ def check_files(folder: Path, schema: LatentSchema) -> tfds.core.SplitInfo:
 
 @dataclass(frozen=True)
 class Draws:
-    """What is drawn for every example: the seeds, None where nothing is drawn. With `mirror`, the
-    image and its mirror image have probability 1/2 each; with `caption`, one caption is taken by
-    the `weights` of their kinds, and without it there is none.
-    """
+    """Random choices per example: their seeds, None without that choice. With `mirror`, the image
+    and its mirror image have probability 1/2 each; with `caption`, one caption is taken by the
+    `weights` of their kinds, and without it the example has no caption."""
 
     mirror: int | None
     caption: int | None

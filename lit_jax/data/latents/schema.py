@@ -1,4 +1,4 @@
-"""What is known about a data set of latents: `schema.json` in its folder.
+"""Schema of a data set of latents: `schema.json` in its folder.
 
 The folder given to `encode --out`, or to `self_generate --out`, holds
 

@@ -1,4 +1,4 @@
-"""What every source of images offers, and how bytes become an RGB image."""
+"""Interface of a source of images, and the decoding of bytes to an RGB image."""
 
 from __future__ import annotations
 

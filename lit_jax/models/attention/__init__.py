@@ -20,8 +20,8 @@ from lit_jax.models.registry import MixerConfig
 
 
 class Mixer(Protocol):
-    """What a block asks of its attention: the attention of the heads side by side, and the
-    projection that mixes them. `mixer(x, grid)` is one after the other."""
+    """Attention of a block: the outputs of the heads side by side, then the projection that mixes
+    them. `mixer(x, grid)` computes both."""
 
     out: Callable[[jax.Array], jax.Array]
 

@@ -62,8 +62,8 @@ def window_attention_explicit(
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a grid is cut. Keys of a strip reach `halo` rows beyond it on either side, those of a
-    tile of columns span `X` columns, the border being shifted inwards."""
+    """Tiling of a token grid. Keys of a strip reach `halo` rows beyond it on either side, those of
+    a tile of columns span `X` columns, the border being shifted inwards."""
 
     grid: tuple[int, int]
     r: int
@@ -272,7 +272,7 @@ _columns.defvjp(_columns_forward, _columns_backward)
 
 
 def check_pooling(grid: tuple[int, int], factor: int | None) -> None:
-    """ValueError for a token grid that patches of factor x factor tokens do not fill."""
+    """Raise ValueError for a token grid that patches of factor x factor tokens do not fill."""
     if factor is not None and (grid[0] % factor or grid[1] % factor):
         raise ValueError(
             f"the token grid {grid[0]}x{grid[1]} does not divide into patches of down_factor"

@@ -1,4 +1,4 @@
-"""Which AutoencoderKL a network is."""
+"""Configuration of an AutoencoderKL."""
 
 from __future__ import annotations
 

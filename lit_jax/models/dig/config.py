@@ -1,4 +1,4 @@
-"""Which DiG a network is."""
+"""Configuration of a DiG."""
 
 from __future__ import annotations
 

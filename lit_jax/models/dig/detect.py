@@ -76,7 +76,7 @@ def _expansion(name: str, width: int, hidden: int, told: Mapping[str, Any]) -> f
 
 
 def _check_mlp(shapes: Shapes, hidden: int) -> None:
-    """The inner width follows from the hidden size; ValueError for another one."""
+    """Raise ValueError for an inner width that does not follow from the hidden size."""
     width, official = shapes.expect("blocks/mlp/down/kernel")[1], mlp_width(hidden)
     if width != official:
         raise ValueError(

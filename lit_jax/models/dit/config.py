@@ -1,4 +1,4 @@
-"""Which DiT, LiT or CLEAR a network is."""
+"""Configuration of a DiT, LiT or CLEAR."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def label_table(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class HubEntries(HubBackbone):
-    """What a diffusers config.json says of a DiT's architecture."""
+    """Entries of a diffusers config.json for a DiT."""
 
     num_embeds_ada_norm: int
 

@@ -216,7 +216,7 @@ class LabelledTransformer(nnx.Module):
             self._check_labels(np.asarray(cond_B))
 
     def _check_labels(self, cond_B: np.ndarray) -> None:
-        """Labels that are numbers already; traced ones cost no look at the device."""
+        """Check labels of concrete values; traced ones are not checked."""
         rows = self.config.num_classes + (self.config.null_label is not None)
         wrong = cond_B[(cond_B < 0) | (cond_B >= rows)]
         if wrong.size:

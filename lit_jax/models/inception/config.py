@@ -1,4 +1,4 @@
-"""Which FID Inception a network is."""
+"""Configuration of a FID Inception."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lit_jax.config.typed import limit, require, unknown_name
 
 
 class Preprocessing(NamedTuple):
-    """How grey levels 0..255 of any size become the input of the network.
+    """Conversion of grey levels 0..255 of any size to the input of the network.
 
     half_pixel  whether the bilinear grid is centred on pixels (else on their upper left corners)
     centre      grey level that becomes 0

@@ -32,7 +32,7 @@ SPATIAL_BLOCK, SPATIAL_CHANNELS = "Mixed_6d", 7
 
 
 class InceptionFeatures(NamedTuple):
-    """What the metrics read, float32.
+    """Outputs that the metrics need, float32.
 
     pool3            [B, 2048]          FID, precision and recall, KID
     logits           [B, 1008]          the classifier, with bias

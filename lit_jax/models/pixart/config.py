@@ -1,4 +1,4 @@
-"""Which PixArt, or text-to-image LiT, a network is."""
+"""Configuration of a PixArt or a text-to-image LiT."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class PixArtConfig(TransformerShape):
         self._check_softmax_options()
 
     def _check_softmax_options(self) -> None:
-        """qk_norm and key/value compression are parts of softmax attention."""
+        """Refuse qk_norm and key/value compression without softmax attention."""
         compression = self.kv_compress_config
         if compression is not None:
             if not compression.kv_compress_layer or compression.scale_factor == 1:

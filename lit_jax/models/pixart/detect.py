@@ -113,7 +113,7 @@ def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class HubEntries(HubBackbone):
-    """What a diffusers config.json says of a PixArt's architecture."""
+    """Entries of a diffusers config.json for a PixArt."""
 
     caption_channels: int
     interpolation_scale: float | None = None

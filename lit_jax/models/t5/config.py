@@ -1,4 +1,4 @@
-"""Which T5 encoder a network is."""
+"""Configuration of a T5 encoder."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def read(shapes: Shapes, told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_networks(shapes: Shapes) -> None:
-    """ValueError for the relatives of T5 v1.1 that share most of its keys."""
+    """Raise ValueError for the relatives of T5 v1.1 that share most of its keys."""
     for key in shapes.keys:
         if _NOT_GATED.fullmatch(key):
             raise ValueError(

@@ -1,1 +1,1 @@
-"""What the diffusion transformers have in common: shapes, sizes, detection."""
+"""Parts that all diffusion transformers share: shapes, sizes, detection."""

@@ -1,4 +1,4 @@
-"""What shapes and config.json tell of any diffusion transformer, class-conditional or not."""
+"""Detection of the backbone of a diffusion transformer from shapes and config.json."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def why_num_heads(shapes: Shapes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class HubBackbone:
-    """What a diffusers config.json says of the backbone; without default: needed."""
+    """Entries of a diffusers config.json for the backbone; those without default are required."""
 
     num_attention_heads: int
     attention_head_dim: int

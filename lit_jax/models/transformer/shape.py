@@ -1,4 +1,4 @@
-"""What the configurations of all diffusion transformers have in common."""
+"""Shape of a diffusion transformer: the part that all configurations share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TransformerShape:
     learn_sigma: bool
 
     def check_shape(self) -> None:
-        """ValueError, with value, limit and remedy, for sizes that do not fit together."""
+        """Raise ValueError, with value, limit and remedy, for sizes that do not fit together."""
         if isinstance(self.input_size, list):
             object.__setattr__(self, "input_size", tuple(self.input_size))
         sizes = ("patch_size", "in_channels", "hidden_size", "depth", "num_heads", "scan_unroll")
@@ -45,7 +45,7 @@ class TransformerShape:
         require(D % 4 == 0, f"hidden_size {D} is not divisible by 4, as the position table needs")
 
     def check_mixer(self) -> None:
-        """The same for the fields of the mixers: kernel_size and kernel_fn belong to the linear
+        """Raise ValueError for fields of the mixers: kernel_size and kernel_fn belong to the linear
         ones, window_size and down_factor to "window"."""
         limit(self, "odd, or None", "kernel_size")
         limit(self, "an integer of at least 1", "window_size")
@@ -87,7 +87,7 @@ class LabelledShape(TransformerShape):
     num_classes: int
 
     def check_labels(self) -> None:
-        """ValueError for a negative number of classes."""
+        """Raise ValueError for a negative number of classes."""
         classes = self.num_classes
         require(classes >= 0, f"num_classes is {classes}; use 0 for an unconditional model")
 
