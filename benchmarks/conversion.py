@@ -28,9 +28,8 @@ from timing import write
 from tqdm import tqdm
 
 from lit_jax.checkpoints.convert import position_table
-from lit_jax.checkpoints.hub import hub_config
 from lit_jax.checkpoints.pairing import layout_named, slots
-from lit_jax.models.registry import NetworkConfig, model_config
+from lit_jax.models.registry import NetworkConfig, family_of, model_config
 
 TOOL = Path(__file__).resolve().parents[1] / "tools" / "convert_torch_ckpt.py"
 
@@ -65,7 +64,7 @@ def write_source(path: Path, config: NetworkConfig, layout: str) -> int:
         torch.save({"state_dict": state} if path.suffix == ".pth" else state, path)
         return path.stat().st_size
     path.mkdir()
-    content, name = hub_config(config)
+    content, name = family_of(config).hub(config)
     (path / "config.json").write_text(json.dumps(content))
     stem = name.removesuffix(".safetensors")
     weight_map: dict[str, str] = {}

@@ -20,7 +20,7 @@ from lit_jax.config import DistillConfig, EmaConfig, OptimizerConfig
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.models import functional, registry
 from lit_jax.objectives import hybrid_objective
-from lit_jax.training.examples import labels
+from lit_jax.training.batch import labels
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step

@@ -35,7 +35,7 @@ from lit_jax.models.attention.gated import (
     GatedAttention,
     gated_linear_attention,
 )
-from lit_jax.models.cost_attention import attention_components
+from lit_jax.models.cost import multiplied_attention_macs
 from lit_jax.models.dig.config import DiGConfig
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.pixart.config import KVCompressConfig
@@ -206,7 +206,7 @@ def cost_lines() -> list[str]:
         cells = []
         for side in SIDES:
             sized = dataclasses.replace(model, input_size=side // 8)
-            macs = sum(attention_components(sized).values())
+            macs = multiplied_attention_macs(sized)
             cells.append(f"{macs / sized.depth / sized.num_tokens / 1e3:,.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines

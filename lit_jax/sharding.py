@@ -1,7 +1,7 @@
-"""The device mesh, and which axis of which array lies on it.
+"""The device mesh, and the placement of arrays on it.
 
-Models know nothing of this: a parameter gets its placement from its path, by the first table
-below. Optimiser moments and EMA end in the same paths and follow the same rules.
+A parameter gets its placement from its path, by the rules of its family. Optimiser moments and EMA
+end in the same paths and follow the same rules.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,27 +24,14 @@ BATCH_AXES = ("data", "fsdp")
 ROW_AXIS = "sequence"
 """Devices that share one image when samples are drawn: each has some of its rows."""
 
-# (pattern of the path, axes of the array). A path may have a prefix, such as that of an optimiser
-# moment. Stacked blocks have the depth first, which no device splits: the loop over depth then
-# gathers one layer at a time.
-RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    # DiT, LiT, DiG, PixArt and T5: the blocks, nearly all of a network.
-    (r"(^|/)blocks/(attn|cross_attn)/(q|k|v|g|out)/kernel$", (None, "fsdp", None)),
-    (r"(^|/)blocks/(mlp/(fc\d|wi_\d|wo|gate|down)|adaln)/kernel$", (None, "fsdp", None)),
-    (r"(^|/)(blocks/attn/gk/down|skip)/kernel$", (None, "fsdp", None)),
-    # What comes before and after them.
-    (r"(^|/)([ty]_embedder/fc\d|t_block|final_layer/(adaln|linear))/kernel$", ("fsdp", None)),
-    # A table by its columns: a look-up stays local, and 1001 classes divide by no mesh.
-    (r"(^|/)(x_embedder/kernel|(y_embedder|shared)/embedding)$", (None, "fsdp")),
-    # Whole on every device: vectors, filters of one channel, and what is small in any network.
-    (r"(^|/)(bias|scale|scale_shift_table)$", ()),
-    (r"(^|/)(dwc|attn/(pool|gk/up)|kv_compress/conv|(csize|ar)_embedder/fc\d)/kernel$", ()),
-    (r"(^|/)(attn/position|relative_bias/embedding|y_embedder/null_caption)$", ()),
-    # Second moments of CAME: rows and columns of matrices, and vectors.
-    (r"(^|/)second/[^/]+(/(residual_)?(row|column))?$", ()),
-    # The autoencoder and Inception: small, and run on a part of the batch per device.
-    (r"(^|/)((encoder|decoder)/.*|quant_conv|post_quant_conv)/kernel$", ()),
-    (r"(^|/)(((Conv2d|Mixed)_.*/conv|fc)/kernel|bn/(mean|var))$", ()),
+Rule = tuple[str, tuple[str | None, ...]]
+"""Pattern of the end of a parameter's path, and the mesh axis of each of its axes. Families of
+networks own their rules; a path may have a prefix, such as that of an optimiser moment."""
+
+COMMON: tuple[Rule, ...] = (
+    # Whole on every device: vectors, and the second moments of CAME (rows and columns of matrices).
+    (r"bias|scale", ()),
+    (r"second/[^/]+(/(residual_)?(row|column))?", ()),
 )
 
 
@@ -109,16 +96,19 @@ def path_string(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Return the placement of one array. Raises ValueError if no rule or two different rules match,
-    or if an axis is not divisible by the devices it would be split over."""
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule]) -> PartitionSpec:
+    """Return the placement of one array.
+
+    Raises ValueError if no rule or two different rules match, or if an axis is not divisible by the
+    devices it would be split over.
+    """
     if not shape:
         return PartitionSpec()
-    found = {axes for pattern, axes in RULES if re.search(pattern, path)}
-    if len(found) != 1:
-        what = "no sharding rule matches" if not found else f"conflicting rules {found} match"
-        raise ValueError(f"{what} {path!r} of shape {shape}; add a row to sharding.RULES")
-    axes = found.pop()
+    matching = {axes for end, axes in (*COMMON, *rules) if re.search(rf"(^|/)({end})$", path)}
+    if len(matching) != 1:
+        what = f"conflicting rules {matching} match" if matching else "no sharding rule matches"
+        raise ValueError(f"{what} {path!r} of shape {shape}; add a rule to its family or mixer")
+    axes = matching.pop()
     for size, axis in zip(shape, axes, strict=False):
         if axis is not None and size % mesh.shape[axis]:
             raise ValueError(
@@ -128,11 +118,10 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*axes)
 
 
-def tree_shardings(abstract: Any, mesh: Mesh) -> Any:
-    """Return a NamedSharding per leaf of a tree of arrays or shapes (parameters or a whole
-    state)."""
+def tree_shardings(abstract: Any, mesh: Mesh, rules: Sequence[Rule]) -> Any:
+    """Return a NamedSharding per leaf of a tree of arrays or shapes (parameters or a state)."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: NamedSharding(mesh, spec_of(path_string(path), leaf.shape, mesh)),
+        lambda path, leaf: NamedSharding(mesh, spec_of(path_string(path), leaf.shape, mesh, rules)),
         abstract,
     )
 

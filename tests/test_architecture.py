@@ -47,7 +47,7 @@ PURE_PACKAGES = {
     *("config", "version"),
 }
 PURE_TRAINING = {
-    *("training.state", "training.examples", "training.step", "training.optimizer"),
+    *("training.state", "training.batch", "training.step", "training.optimizer"),
     "training.came",
 }
 PURE_LIBRARIES = {"jax", "flax", "optax", "numpy"}

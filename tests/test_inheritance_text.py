@@ -117,7 +117,7 @@ def test_twice_the_resolution() -> None:
 def test_a_larger_size_without_its_scale_is_pointed_out() -> None:
     student = tiny(mixer="linear", input_size=16)
     _, _, _, report = passed_on(student, tiny(mixer="linear"), "all")
-    assert "positions span 8x8 instead of 4x4, so the student sees other codes" in report.table()
+    assert "positions span 8x8 instead of 4x4, so the student gets other codes" in report.table()
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -21,7 +21,7 @@ from lit_jax.models.attention import MIXERS
 from lit_jax.models.registry import members
 from lit_jax.models.t5.config import T5Config
 from lit_jax.objectives import hybrid_objective
-from lit_jax.training.examples import labels
+from lit_jax.training.batch import labels
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step
 from support import tiny_runs
@@ -40,8 +40,8 @@ def mesh(data: int, fsdp: int) -> Mesh:
     return sharding.make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
 
 
-def on_mesh(params: Any, mesh: Mesh) -> Any:
-    return jax.device_put(params, sharding.tree_shardings(params, mesh))
+def on_mesh(config: Any, params: Any, mesh: Mesh) -> Any:
+    return jax.device_put(params, functional.shardings(config, mesh))
 
 
 def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
@@ -59,10 +59,10 @@ def three_steps(on: Mesh) -> tuple[Any, list[dict[str, float]]]:
         seed=0,
         condition_of=labels(10, 0.1),
     )
-    params = on_mesh(tiny_runs.random_params(STUDENT), on)
-    teacher = on_mesh(tiny_runs.random_params(TEACHER, seed=1), on)
+    params = on_mesh(STUDENT, tiny_runs.random_params(STUDENT), on)
+    teacher = on_mesh(TEACHER, tiny_runs.random_params(TEACHER, seed=1), on)
     shapes = jax.eval_shape(lambda p: create_state(p, optimizer), params)
-    places = sharding.tree_shardings(shapes, on)
+    places = functional.shardings(STUDENT, on, shapes)
     state = jax.jit(lambda p: create_state(p, optimizer), out_shardings=places)(params)
     step = jax.jit(
         functools.partial(train_step, task), out_shardings=(places, sharding.replicated(on))
@@ -144,10 +144,10 @@ def test_no_family_is_forgotten() -> None:
 @pytest.mark.parametrize("case", FAMILIES)
 def test_every_parameter_has_one_rule(case: str) -> None:
     name, fields, share = FAMILIES[case]
-    shapes = functional.abstract_params(registry.model_config(name, **fields))
-    specs = {
-        path: leaf.spec for path, leaf in paths(sharding.tree_shardings(shapes, mesh(2, 4))).items()
-    }
+    config = registry.model_config(name, **fields)
+    shapes = functional.abstract_params(config)
+    places = functional.shardings(config, mesh(2, 4))
+    specs = {path: leaf.spec for path, leaf in paths(places).items()}
     assert specs.keys() == paths(shapes).keys()
     assert all(spec == PartitionSpec() for path, spec in specs.items() if path.endswith("bias"))
     split = sum(leaf.size for path, leaf in paths(shapes).items() if "fsdp" in specs[path])
@@ -155,7 +155,8 @@ def test_every_parameter_has_one_rule(case: str) -> None:
     assert share * total <= split <= (total if share else 0)
     assert all(spec[:1] != PartitionSpec("fsdp") for p, spec in specs.items() if "blocks" in p)
     # The moments of an optimiser lie where their parameters lie.
-    prefixed = paths(sharding.tree_shardings({"opt_state": {"0": {"mu": shapes}}}, mesh(2, 4)))
+    moments = {"opt_state": {"0": {"mu": shapes}}}
+    prefixed = paths(functional.shardings(config, mesh(2, 4), moments))
     assert {path: leaf.spec for path, leaf in prefixed.items()} == {
         f"opt_state/0/mu/{path}": spec for path, spec in specs.items()
     }
@@ -168,7 +169,7 @@ ENCODER = T5Config(vocab_size=60, d_model=24, d_kv=8, d_ff=40, num_layers=5, num
 
 def encoder_on(on: Mesh) -> tuple[Any, Any, Any]:
     """Compiled encoder, its parameters and a batch of 8, placed on `on`."""
-    params = on_mesh(tiny_runs.random_params(ENCODER), on)
+    params = on_mesh(ENCODER, tiny_runs.random_params(ENCODER), on)
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 17, (8, 1))
     batch = sharding.place_batch(
@@ -203,18 +204,21 @@ def test_text_encoder_gathers_one_layer_at_a_time() -> None:
     assert "5,24,40" not in shapes and "5,40,24" not in shapes
 
 
-def test_rules_that_are_missing_or_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+RULES = ((r"blocks/mlp/fc1/kernel", (None, "fsdp", None)),)
+
+
+def test_rules_that_are_missing_or_conflict() -> None:
     with pytest.raises(ValueError, match="no sharding rule matches 'blocks/new/weight'"):
-        sharding.spec_of("blocks/new/weight", (2, 4), mesh(4, 2))
-    monkeypatch.setattr(sharding, "RULES", (*sharding.RULES, ("fc1", ("fsdp",))))
+        sharding.spec_of("blocks/new/weight", (2, 4), mesh(4, 2), RULES)
+    more = (*RULES, (r"fc1/\w+", ("fsdp",)))
     with pytest.raises(ValueError, match="conflicting rules"):
-        sharding.spec_of("blocks/mlp/fc1/kernel", (2, 4, 4), mesh(4, 2))
+        sharding.spec_of("blocks/mlp/fc1/kernel", (2, 4, 4), mesh(4, 2), more)
 
 
 def test_axis_that_does_not_divide() -> None:
     with pytest.raises(ValueError, match="axis of 6 of .*fc1.* not divisible by mesh.fsdp=4"):
-        sharding.spec_of("blocks/mlp/fc1/kernel", (2, 6, 4), mesh(2, 4))
-    assert sharding.spec_of("opt_state/0/count", (), mesh(2, 4)) == PartitionSpec()
+        sharding.spec_of("blocks/mlp/fc1/kernel", (2, 6, 4), mesh(2, 4), RULES)
+    assert sharding.spec_of("opt_state/0/count", (), mesh(2, 4), RULES) == PartitionSpec()
 
 
 def test_mesh_sizes() -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from lit_jax.checkpoints.convert import export_params
 from lit_jax.checkpoints.detect import detect_config
 from lit_jax.checkpoints.folder import check_parents, load_model_dir, read_config
-from lit_jax.checkpoints.hub import as_written, hub_config
 from lit_jax.checkpoints.layouts import EXPORT_LAYOUTS, HUB_LAYOUTS
 from lit_jax.checkpoints.pairing import layout_named, unwritten
 from lit_jax.checkpoints.safetensors_files import SAFETENSORS, write_safetensors
@@ -21,8 +20,7 @@ from lit_jax.checkpoints.weight_files import cannot_write, new_parents
 from lit_jax.keymap.rows import Layout
 from lit_jax.models.family import architecture
 from lit_jax.models.functional import count_params
-from lit_jax.models.registry import NetworkConfig
-from lit_jax.models.t5.config import T5Config
+from lit_jax.models.registry import NetworkConfig, family_of
 from lit_jax.storage.files import sha256_file, write_json
 from lit_jax.storage.staging import staged_folder
 from tools.settings import as_settings, parse_settings
@@ -39,18 +37,19 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     _refuse_rounded(args.src)
     config, params = load_model_dir(args.src)
     layout = layout_named(config, args.layout)
+    exported = family_of(config).as_written(config, unwritten(config, layout))
     state = export_params(params, config, layout)
     notes = export_notes(state, config, layout)
     with new_parents(dst):
         if args.layout in HUB_LAYOUTS:
-            written = _write_hub_folder(dst, state, as_written(config, layout), args.overwrite)
+            written = _write_hub_folder(dst, state, exported, args.overwrite)
         elif dst.suffix in SAFETENSORS:
             written = dst
             write_safetensors(dst, state, config)
         else:
             written = dst
             write_torch(dst, state)
-            notes += torch_notes(state, as_written(config, layout), layout)
+            notes += torch_notes(state, exported, layout)
     print(f"{len(state)} keys, {count_params(params):,} parameters, layout {layout.name}")
     for note in notes:
         print(f"note: {note}")
@@ -74,9 +73,10 @@ def _check_flags(args: argparse.Namespace) -> None:
 def _refuse_rounded(src: str) -> None:
     """Raise ValueError for int8 weights, before they are read."""
     config = read_config(src)
-    if isinstance(config, T5Config) and config.weights != "float":
+    weights = getattr(config, "weights", "float")  # a field of T5
+    if weights != "float":
         raise ValueError(
-            f"{src} holds {config.weights} weights, which no layout of PyTorch has here; export the"
+            f"{src} holds {weights} weights, which no layout of PyTorch has here; export the"
             " folder with the float weights they were made from"
         )
 
@@ -100,7 +100,10 @@ def _write_hub_folder(
 ) -> Path:
     """Return config.json and the weight file, both or none; a folder is replaced only where these
     two files are. Returns the weight file."""
-    content, name = hub_config(config)
+    hub = family_of(config).hub
+    if hub is None:
+        raise ValueError(f"neither diffusers nor transformers has a {config.family} network")
+    content, name = hub(config)
     if dst.exists() and (not dst.is_dir() or set(os.listdir(dst)) - {"config.json", name}):
         raise ValueError(f"{dst} exists and is not an exported folder; choose another destination")
     with staged_folder(dst, overwrite) as staged:

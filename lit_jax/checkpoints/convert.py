@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,12 +29,9 @@ from lit_jax.checkpoints.pairing import (
 )
 from lit_jax.checkpoints.streaming import UnreadLeaf
 from lit_jax.keymap.rows import TRANSFORMS, Layout, Shape
-from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.family import Positions
 from lit_jax.models.functional import Params
-from lit_jax.models.pixart import model as pixart
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.position_tables import sincos_position_table
-from lit_jax.models.registry import DenoiserConfig, LabelledConfig, NetworkConfig
+from lit_jax.models.registry import NetworkConfig, family_of
 from lit_jax.models.transformer.positions import POSITION_TOLERANCE
 
 Progress = Callable[[int, int], None]
@@ -160,12 +158,13 @@ class Import:
     def _check_positions(self) -> None:
         """DiT reads its table from the file, so another one is another model; the official PixArt
         throws the stored one away and recomputes it for the size that it is asked for."""
-        assert isinstance(self.config, DenoiserConfig)
+        positions = positions_of(self.config)
         problem = position_problem(self.state["pos_embed"], self.config)
         if problem is None:
             return
-        if isinstance(self.config, PixArtConfig):
-            size, scale = self.config.input_size, self.config.pe_interpolation
+        if not positions.strict:
+            config: Any = self.config
+            size, scale = config.input_size, config.pe_interpolation
             self.notes.append(
                 f"{problem} with input_size {size} and pe_interpolation {scale:g}; it is recomputed"
                 " for these, as the official PixArt does. Were they not meant, pass them with --set"
@@ -207,12 +206,8 @@ def start_import(
     dropped = {key: reason for key, reason in reasons.items() if reason is not None}
     shapes = {path: tuple(leaf.shape) for path, leaf in abstract_leaves(config).items()}
     work = Import(state, layout, config, expected, shapes, dropped, progress)
-    if isinstance(config, DiGConfig):
-        work.notes.append(
-            "no tensor tells in which order a DiG sees its tokens; it is"
-            f" bid_mode={config.bid_mode!r}, quad_dir={config.quad_dir}, as in the published models"
-            " unless --set says otherwise"
-        )
+    if (note := family_of(config).note(config)) is not None:
+        work.notes.append(note)
     return work
 
 
@@ -264,13 +259,18 @@ def export_params(
 def position_table(config: NetworkConfig) -> np.ndarray:
     """Return the table that an official file stores as `pos_embed`: [N, D] of the nominal token
     grid."""
-    if isinstance(config, PixArtConfig):
-        return pixart.position_table(config)
-    assert isinstance(config, LabelledConfig)
-    return sincos_position_table(config.grid, config.hidden_size)
+    return positions_of(config).table(config)
 
 
-def position_problem(stored: Tensor, config: DenoiserConfig) -> str | None:
+def positions_of(config: NetworkConfig) -> Positions:
+    """Return the position table of the family. Raises ValueError for a network without one."""
+    positions = family_of(config).positions
+    if positions is None:
+        raise ValueError(f"a {config.family} has no position table")
+    return positions
+
+
+def position_problem(stored: Tensor, config: Any) -> str | None:
     """Return why a stored position table is not the analytic one of `config`; None when it is."""
     table = position_table(config)
     shape = (1, *table.shape)

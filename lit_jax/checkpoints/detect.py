@@ -11,10 +11,9 @@ from lit_jax.checkpoints.pairing import StateDict
 from lit_jax.config import from_mapping, typed_fields, unknown_name
 from lit_jax.keymap.rows import Layout
 from lit_jax.keymap.shapes import Detector, Shapes
-from lit_jax.models.dit.config import DiTConfig
+from lit_jax.models.attention import is_softmax
 from lit_jax.models.family import network_fields
 from lit_jax.models.registry import NetworkConfig, config_class, family_of, members, rows, sizes
-from lit_jax.models.transformer.shape import SOFTMAX_MIXERS
 
 
 def detect_config(
@@ -104,7 +103,7 @@ def _asked(
         if row.get("mixer") == "window":  # of which the keys tell nothing
             named["mixer"] = "window"
         _check_named(name, named, beside)
-    if named.get("family") == "LiT" and layout.config is not DiTConfig:
+    if named.get("family") == "LiT" and "LiT" not in family_of(layout.config).members:
         named["family"] = layout.config.family  # a text-to-image LiT is a PixArt
     return _typed(layout, named | given)
 
@@ -200,13 +199,13 @@ def _check_differences(
 def _official_heads(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the softmax heads of the named size with this family, depth and width, if there is
     one."""
-    if fields.get("mixer") not in SOFTMAX_MIXERS:
+    if not is_softmax(fields.get("mixer", "")):
         return {}
     same = ("family", "depth", "hidden_size")
     heads = {
         row["num_heads"]
         for row in sizes().values()
-        if row.get("mixer") in SOFTMAX_MIXERS and all(row[f] == fields.get(f) for f in same)
+        if is_softmax(row.get("mixer", "")) and all(row[f] == fields.get(f) for f in same)
     }
     return {"num_heads": heads.pop()} if len(heads) == 1 else {}
 

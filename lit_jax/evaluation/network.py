@@ -80,7 +80,7 @@ class FeatureExtractor:
         mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
         self.batch_size = -(-batch_size // mesh.size) * mesh.size
         self.devices = f"{mesh.size} x {jax.local_devices()[0].device_kind}"
-        self._params = jax.device_put(network.params, sharding.tree_shardings(network.params, mesh))
+        self._params = jax.device_put(network.params, functional.shardings(network.config, mesh))
         self._placement = sharding.batch_sharding(mesh)
         apply = functional.apply_fn(network.config)
 

@@ -9,15 +9,16 @@ text-to-image network includes its key/value compression; its cross-attention is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from lit_jax.inheritance.policies import LABELS, POLICIES, Params, inherited_paths, matching
+from lit_jax.inheritance.policies import POLICIES, Params, inherited_paths, matching
 from lit_jax.inheritance.report import InheritanceReport, remarks
-from lit_jax.models.registry import DenoiserConfig, LabelledConfig
+from lit_jax.models.registry import DenoiserConfig, roles_of
 
 __all__ = ["POLICIES", "InheritanceReport", "inherit", "inherited_paths"]
 
@@ -49,6 +50,7 @@ def inherit(
     chosen = inherited_paths(
         student_config, student_params, teacher_config, teacher_params, policy, reinitialise
     )
+    roles = roles_of(student_config)
     student = traverse_util.flatten_dict(student_params, sep="/")
     teacher = traverse_util.flatten_dict(teacher_params, sep="/")
     frozen = matching(freeze, student)
@@ -56,7 +58,7 @@ def inherit(
     result = dict(student)
     for path, leaf in student.items():
         rows = None
-        if path in chosen and path == LABELS:
+        if path in chosen and path == roles.labels:
             rows = _label_rows(student_config, teacher_config)
         count = 0
         if path in chosen:
@@ -73,10 +75,9 @@ def inherit(
     return traverse_util.unflatten_dict(result, sep="/"), report
 
 
-def _label_rows(student: DenoiserConfig, teacher: DenoiserConfig) -> list[tuple[slice, slice]]:
+def _label_rows(student: Any, teacher: Any) -> list[tuple[slice, slice]]:
     """Return (student rows, teacher rows) that mean the same: all classes, or none, and the null
     row."""
-    assert isinstance(student, LabelledConfig) and isinstance(teacher, LabelledConfig), "no labels"
     pairs = []
     if student.num_classes == teacher.num_classes:
         pairs.append((slice(0, student.num_classes), slice(0, teacher.num_classes)))

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import traverse_util
 
 from lit_jax.config import unknown_name
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig
+from lit_jax.models.family import Roles
+from lit_jax.models.registry import DenoiserConfig, family_of, roles_of
 
 Params = dict[str, Any]
-Shape = tuple[int, ...]
 
-_OUTSIDE = r"(?!blocks/attn/|kv_compress/).+"
-
-
-def _and_projections(*names: str) -> str:
-    return rf"{_OUTSIDE}|blocks/attn/({'|'.join(names)})/.+"
+Policy = Callable[[Roles, str], bool]
+"""Decides whether a student inherits the parameter at a path."""
 
 
-POLICIES = {
-    "none": r"(?!)",
-    "all_but_attention": _OUTSIDE,
-    "q": _and_projections("q"),
-    "k": _and_projections("k"),
-    "v": _and_projections("v"),
-    "kv": _and_projections("k", "v"),
-    "qkv": _and_projections("q", "k", "v"),
-    "o": _and_projections("out"),
-    "all": r".+",
+def _outside_attention(*projections: str) -> Policy:
+    """Inherit everything outside the self-attention, and these of its projections."""
+
+    def policy(roles: Roles, path: str) -> bool:
+        inside = re.match(roles.attention, path)
+        kept = (roles.projection.format(name) + "/" for name in projections)
+        return not inside or path.startswith(tuple(kept))
+
+    return policy
+
+
+POLICIES: dict[str, Policy] = {
+    "none": lambda roles, path: False,
+    "all_but_attention": _outside_attention(),
+    "q": _outside_attention("q"),
+    "k": _outside_attention("k"),
+    "v": _outside_attention("v"),
+    "kv": _outside_attention("k", "v"),
+    "qkv": _outside_attention("q", "k", "v"),
+    "o": _outside_attention("out"),
+    "all": lambda roles, path: True,
 }
-"""Policy -> regular expression of the student's paths that it inherits.
-
-`all_but_attention` is the paper's choice; the rows after it are its Table 3; `all` is for a student
-with the teacher's mixer.
-"""
-
-LABELS = "y_embedder/embedding"
-NULL_CAPTION = "y_embedder/null_caption"
-POOLED = "blocks/attn/pool/kernel"
+"""`all_but_attention` is the paper's choice; the rows after it are its Table 3; `all` is for a
+student with the teacher's mixer."""
 
 
 def inherited_paths(
@@ -58,7 +58,7 @@ def inherited_paths(
     """
     if policy not in POLICIES:
         raise unknown_name("inheritance policy", policy, POLICIES)
-    if isinstance(student_config, PixArtConfig) != isinstance(teacher_config, PixArtConfig):
+    if family_of(student_config).condition != family_of(teacher_config).condition:
         raise ValueError(
             f"a {student_config.family} student cannot inherit from a {teacher_config.family}"
             " teacher: one of them is conditioned on class labels, the other on captions"
@@ -66,11 +66,12 @@ def inherited_paths(
     student = traverse_util.flatten_dict(student_params, sep="/")
     teacher = traverse_util.flatten_dict(teacher_params, sep="/")
     kept = matching(reinitialise, student)
-    chosen = [p for p in student if re.fullmatch(POLICIES[policy], p) and p not in kept]
-    if LABELS in chosen and LABELS not in teacher and policy != "all":
-        chosen.remove(LABELS)  # an unconditional teacher has no labels to give
-    if POOLED in chosen and POOLED not in teacher:
-        chosen.remove(POOLED)  # a softmax teacher pools nothing; the student begins with averages
+    roles = roles_of(student_config)
+    chosen = [p for p in student if POLICIES[policy](roles, p) and p not in kept]
+    if roles.labels in chosen and roles.labels not in teacher and policy != "all":
+        chosen.remove(roles.labels)  # an unconditional teacher has no label table
+    if roles.pooled in chosen and roles.pooled not in teacher:
+        chosen.remove(roles.pooled)  # a softmax teacher pools nothing; averages are the start
     _check_shapes(chosen, student, teacher, student_config, teacher_config)
     return chosen
 
@@ -102,19 +103,19 @@ def _check_shapes(
     teacher_config: DenoiserConfig,
 ) -> None:
     """Raise one ValueError for all mismatches. Label tables may differ in their number of rows."""
-    problems = []
+    roles, problems = roles_of(student_config), []
     for path in chosen:
         if path not in teacher:
-            hint = _NO_NULL_CAPTION if path == NULL_CAPTION else ""
+            hint = _NO_NULL_CAPTION if path == roles.null_caption else ""
             problems.append(f"{path}: student {tuple(student[path].shape)}, teacher has none{hint}")
             continue
-        wanted = _meaning(path, student[path].shape, student_config)
-        given = _meaning(path, teacher[path].shape, teacher_config)
-        if path == LABELS:
-            wanted, given = wanted[1:], given[1:]
-        if wanted != given:
-            problems.append(f"{path}: student {wanted}, teacher {given}")
-    problems += _other_meanings(chosen, student_config, teacher_config)
+        needed = roles.meaning(path, student[path].shape, student_config)
+        given = roles.meaning(path, teacher[path].shape, teacher_config)
+        if path == roles.labels:
+            needed, given = needed[1:], given[1:]
+        if needed != given:
+            problems.append(f"{path}: student {needed}, teacher {given}")
+    problems += roles.conflicts(chosen, student_config, teacher_config)
     if problems:
         lines = "\n  ".join(problems)
         pattern = problems[0].split(":")[0]
@@ -123,34 +124,3 @@ def _check_shapes(
             " teacher's size, or keep its own initial values there with a regular expression in"
             f" `reinitialise`, for instance {pattern!r}"
         )
-
-
-def _meaning(path: str, shape: Shape, config: DenoiserConfig) -> Shape:
-    """Return the shape with patch axes spelled out: 2x2 patches of 4 channels are not 4x4 of
-    one."""
-    p, D = config.patch_size, config.hidden_size
-    if path == "x_embedder/kernel":
-        return (p, p, config.in_channels, D)
-    if path.startswith("final_layer/linear/"):
-        outputs = (p, p, config.out_channels // config.in_channels, config.in_channels)
-        return (D, *outputs) if path.endswith("kernel") else outputs
-    return tuple(shape)
-
-
-def _other_meanings(
-    chosen: Sequence[str], student: DenoiserConfig, teacher: DenoiserConfig
-) -> list[str]:
-    """Return where equal shapes of text-to-image networks are not the same function."""
-    if not isinstance(student, PixArtConfig) or not isinstance(teacher, PixArtConfig):
-        return []
-    problems = []
-    heads = student.cross_heads, teacher.cross_heads
-    if any(path.startswith("blocks/cross_attn/") for path in chosen) and heads[0] != heads[1]:
-        problems.append(
-            f"blocks/cross_attn: student {heads[0]} heads, teacher {heads[1]} (give the student"
-            f" cross_num_heads={heads[1]})"
-        )
-    layers = student.compressed_layers, teacher.compressed_layers
-    if any(path.startswith("kv_compress/") for path in chosen) and layers[0] != layers[1]:
-        problems.append(f"kv_compress: student layers {layers[0]}, teacher layers {layers[1]}")
-    return problems

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from lit_jax.inheritance.policies import LABELS, POOLED
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig, LabelledConfig
+from lit_jax.models.registry import DenoiserConfig, roles_of
 
 
 @dataclass
@@ -66,19 +66,16 @@ def remarks(
     teacher: DenoiserConfig,
     chosen: Sequence[str],
 ) -> list[str]:
-    notes = []
-    if isinstance(student, PixArtConfig) and isinstance(teacher, PixArtConfig):
-        notes += _scale_notes(student, teacher)
-    elif student.grid != teacher.grid:
-        (a, b), (c, d) = teacher.grid, student.grid
-        notes.append(f"position table: analytic, recomputed from {a}x{b} to {c}x{d} tokens")
-    if isinstance(student, LabelledConfig) and isinstance(teacher, LabelledConfig):
-        notes += _label_notes(report, student, teacher)
-    if report.policy == "all" and POOLED in report.new:
+    roles = roles_of(student)
+    notes = roles.notes(student, teacher)
+    if roles.labels:
+        notes += _label_notes(report, roles.labels, student, teacher)
+    if report.policy == "all" and roles.pooled in report.new:
         notes.append(
             "pooled tokens: new, the teacher has none; each is the average of its patch at first"
         )
-    if any(p.startswith("blocks/attn/") for p in chosen) and student.num_heads != teacher.num_heads:
+    inside = any(re.match(roles.attention, path) for path in chosen)
+    if inside and student.num_heads != teacher.num_heads:
         notes.append(
             f"attention projections: {teacher.num_heads} heads in the teacher, {student.num_heads}"
             " in the student; rows of the whole matrix are inherited"
@@ -86,32 +83,10 @@ def remarks(
     return notes
 
 
-def _scale_notes(student: PixArtConfig, teacher: PixArtConfig) -> list[str]:
-    """Return how the scaled position table of a text-to-image network changes: nothing is
-    resampled."""
-    if (student.grid, student.pe_interpolation) == (teacher.grid, teacher.pe_interpolation):
-        return []
-    old, new = (
-        f"{config.grid[0]}x{config.grid[1]} tokens at pe_interpolation {config.pe_interpolation:g}"
-        for config in (teacher, student)
-    )
-    note = f"position table: analytic, recomputed from {old} to {new}"
-    spans = [
-        tuple(side / config.pe_interpolation for side in config.grid)
-        for config in (teacher, student)
-    ]
-    if spans[0] != spans[1]:
-        was, now = ("x".join(f"{side:g}" for side in span) for span in spans)
-        note += f"; positions span {now} instead of {was}, so the student sees other codes"
-    return [note]
-
-
-def _label_notes(
-    report: InheritanceReport, student: LabelledConfig, teacher: LabelledConfig
-) -> list[str]:
-    if LABELS in report.inherited and LABELS in report.new:
-        rows = report.inherited[LABELS] // student.hidden_size
-        total = rows + report.new[LABELS] // student.hidden_size
+def _label_notes(report: InheritanceReport, labels: str, student: Any, teacher: Any) -> list[str]:
+    if labels in report.inherited and labels in report.new:
+        rows = report.inherited[labels] // student.hidden_size
+        total = rows + report.new[labels] // student.hidden_size
         return [
             f"label table: partly inherited, {rows} of {total} rows (teacher has"
             f" {teacher.num_classes} classes, student {student.num_classes})"

@@ -10,6 +10,12 @@ from lit_jax.config import from_mapping
 
 T = TypeVar("T")
 
+DIFFUSERS_FILE = "diffusion_pytorch_model.safetensors"
+TRANSFORMERS_FILE = "model.safetensors"
+
+DIFFUSERS_VERSION = "0.42.1"
+"""Version whose classes and field names are exported."""
+
 
 def refuse_unlike(
     config: Mapping[str, Any], only: Mapping[str, tuple[Any, ...]], network: str

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lit_jax.models.pixart.config import PixArtConfig
+from lit_jax.models.pixart.config import PixArtConfig, caption_tokens
+from lit_jax.models.registry import family_of
 
 
 @jax.tree_util.register_dataclass
@@ -119,3 +120,17 @@ def _check_micro(cond: TextCondition, config: PixArtConfig, batch: int) -> None:
                 f"{name} of shape {jnp.shape(value)} for {batch} image(s); it must be"
                 f" [{batch}, {width}]"
             )
+
+
+def abstract_condition(config: Any, batch: int) -> Any:
+    """Return the shapes and dtypes of the condition of `batch` images: labels, captions of the full
+    length, or None for an unconditional model."""
+    if family_of(config).condition == "label":
+        return jax.ShapeDtypeStruct((batch,), jnp.int32) if config.num_classes else None
+    shape = (batch, caption_tokens(config), config.caption_channels)
+    sizes = [jax.ShapeDtypeStruct((batch, n), jnp.float32) for n in (2, 1)]
+    return TextCondition(
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        jax.ShapeDtypeStruct(shape[:2], jnp.bool_),
+        *(sizes if config.micro_condition else ()),
+    )

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 from flax import nnx, traverse_util
+from jax.sharding import Mesh
 
 from lit_jax.models.layers import Buffer
 from lit_jax.models.registry import NetworkConfig, family_of, model_config
+from lit_jax.sharding import tree_shardings
 
 Params = dict[str, Any]
 """Nested dict of arrays, e.g. params["blocks"]["attn"]["q"]["kernel"]."""
@@ -59,6 +61,27 @@ def abstract_params(config: NetworkConfig) -> Params:
     """Return shapes and dtypes of the parameters, without allocating any."""
     shapes: Params = jax.tree.map(lambda leaf: leaf, pure_params(_abstract_model(config)[1]))
     return shapes
+
+
+def parameter(params: Params, path: str) -> Any:
+    """Return the leaf at a path such as "blocks/attn/q/kernel"."""
+    for name in path.split("/"):
+        params = params[name]
+    return params
+
+
+def with_parameter(params: Params, path: str, leaf: Any) -> Params:
+    """Return `params` with the leaf at `path` set; everything else is shared."""
+    name, _, rest = path.partition("/")
+    value = with_parameter(params.get(name, {}), rest, leaf) if rest else leaf
+    return {**params, name: value}
+
+
+def shardings(config: NetworkConfig, mesh: Mesh, tree: Any = None) -> Any:
+    """Return a NamedSharding per parameter, or per leaf of `tree`, a state that holds parameters
+    under longer paths."""
+    abstract = abstract_params(config) if tree is None else tree
+    return tree_shardings(abstract, mesh, family_of(config).rules(config))
 
 
 def buffer_paths(config: NetworkConfig) -> tuple[str, ...]:

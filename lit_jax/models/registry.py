@@ -10,7 +10,7 @@ from lit_jax.models import autoencoder, dig, dit, inception, pixart, t5
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.dig.config import DiGConfig
 from lit_jax.models.dit.config import DiTConfig
-from lit_jax.models.family import Family
+from lit_jax.models.family import Family, Roles
 from lit_jax.models.inception.config import InceptionConfig
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.t5.config import T5Config
@@ -60,6 +60,14 @@ def family_of(config: NetworkConfig | type) -> Family:
         if issubclass(cls, family.config):
             return family
     raise ValueError(f"{cls.__name__} is the configuration of no family; add it to FAMILIES")
+
+
+def roles_of(config: DenoiserConfig) -> Roles:
+    """Return the roles of the parameters of a denoiser. Raises ValueError for another network."""
+    roles = family_of(config).roles
+    if roles is None:
+        raise ValueError(f"a {config.family} is no denoiser: its parameters have no roles")
+    return roles
 
 
 def config_class(member: Any) -> type[NetworkConfig]:

@@ -75,7 +75,7 @@ def load_sharded(
     """Return configuration and parameters of a denoiser's folder or workdir, straight onto the
     mesh."""
     config = folder.read_denoiser_config(model)
-    shardings = sharding.tree_shardings(functional.abstract_params(config), mesh)
+    shardings = functional.shardings(config, mesh)
     return config, folder.load_model_dir(model, shardings, param_dtype)[1]
 
 
@@ -87,7 +87,7 @@ def load_vae(path: Path | str, mesh: Mesh) -> Vae:
     config = folder.read_config(path)
     if not isinstance(config, AutoencoderConfig):
         raise ValueError(f"{path} holds a {config.family}; a VAE (AutoencoderKL) is needed")
-    shardings = sharding.tree_shardings(functional.abstract_params(config), mesh)
+    shardings = functional.shardings(config, mesh)
     return config, folder.load_model_dir(path, shardings)[1]
 
 

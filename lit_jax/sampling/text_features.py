@@ -100,7 +100,7 @@ def load_text_encoder(path: str | Path, dtype: str = "float32") -> TextEncoder:
     identity = text_encoder_identity(path)
     # Straight onto one device: a tree in the memory of the host would be a second copy.
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    shardings = sharding.tree_shardings(functional.abstract_params(config), mesh)
+    shardings = functional.shardings(config, mesh)
     # The matrices are int8 already; rounding their scales would cost accuracy and save nothing.
     held = dtype if config.weights == "float" else "float32"
     params = folder.load_model_dir(path, shardings, param_dtype=held)[1]

@@ -7,13 +7,14 @@ import dataclasses
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from lit_jax import sharding
-from lit_jax.models.attention.window import Pool, check_pooling
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig
+from lit_jax.models.attention.circle import check_pooling
+from lit_jax.models.functional import with_parameter
+from lit_jax.models.registry import DenoiserConfig, roles_of
 
 C = TypeVar("C", bound=DenoiserConfig)
 
@@ -40,27 +41,25 @@ def with_windows(
             f"--window_size {window_size} is for softmax models, but {model} has the mixer"
             f" {config.mixer!r}; leave it out"
         )
-    if isinstance(config, PixArtConfig) and config.compressed_layers:
+    if layers := getattr(config, "compressed_layers", ()):
         raise ValueError(
             f"--window_size {window_size} needs the keys of all tokens, but {model} compresses them"
-            f" in {len(config.compressed_layers)} layers; leave it out"
+            f" in {len(layers)} layers; leave it out"
         )
     fields: dict[str, Any] = {"window_size": window_size, "down_factor": down_factor or None}
-    windows = dataclasses.replace(config, mixer="window", **fields)
     check_pooling(grid, fields["down_factor"])
-    return windows
+    return dataclasses.replace(config, mixer="window", **fields)
 
 
 def with_averages(config: DenoiserConfig, params: Any, mesh: Mesh) -> Any:
     """Return `params` with weights for the pooled tokens of `config`, averages, where there are
     none."""
     factor = getattr(config, "down_factor", None)
-    attention = params["blocks"]["attn"]
-    if factor is None or "pool" in attention:
+    path = roles_of(config).pooled
+    if factor is None or path in traverse_util.flatten_dict(params, sep="/"):
         return params
-    kernel = jnp.broadcast_to(Pool(factor).kernel[...], (config.depth, factor, factor))
-    pool = {"kernel": jax.device_put(kernel, sharding.replicated(mesh))}
-    return params | {"blocks": params["blocks"] | {"attn": attention | {"pool": pool}}}
+    kernel = np.full((config.depth, factor, factor), 1.0 / factor**2, np.float32)
+    return with_parameter(params, path, jax.device_put(kernel, sharding.replicated(mesh)))
 
 
 def windows_of(config: DenoiserConfig, window_size: int) -> dict[str, Any] | None:

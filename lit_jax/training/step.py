@@ -13,7 +13,7 @@ import optax
 
 from lit_jax.config import EmaConfig
 from lit_jax.diffusion.gaussian import GaussianProcess, q_sample
-from lit_jax.training.examples import Batch, ConditionOf, StartOf, pixels
+from lit_jax.training.batch import Batch, ConditionOf, StartOf, pixels
 from lit_jax.training.optimizer import ema_decay, frozen_mask, update_ema
 from lit_jax.training.state import TrainState
 
@@ -28,7 +28,7 @@ class Task:
     """The static half of a step. `teacher` is None when nothing is distilled.
 
     `start_of(batch, key of the step)` is the clean x_start; `condition_of(batch, key, parameters of
-    the student)` is what both networks are conditioned on. See `training.examples` for either.
+    the student)` is what both networks are conditioned on. See `training.batch` for either.
     What the networks return is what `objective` takes. `frozen` are regular expressions of the
     parameters that stay as they are; each must match one.
     """

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from lit_jax.checkpoints.detect import detect_config
-from lit_jax.checkpoints.hub import hub_config
 from lit_jax.checkpoints.layouts import layouts_for
 from lit_jax.checkpoints.pairing import slots
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.dit.detect import from_hub
 from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import model_config
+from lit_jax.models.registry import family_of, model_config
 
 TINY = {"hidden_size": 8, "depth": 2, "num_heads": 2, "input_size": 8, "num_classes": 3}
 DIT = model_config("DiT", **TINY)
@@ -41,7 +40,7 @@ def diffusers_shapes(config: Any) -> dict[str, np.ndarray]:
 
 def hub_of(config: Any, **changes: Any) -> dict[str, Any]:
     """Our config.json for diffusers, with changes; an entry changed to ... is taken out."""
-    entries = hub_config(config)[0] | changes
+    entries = family_of(config).hub(config)[0] | changes
     return {entry: value for entry, value in entries.items() if value is not ...}
 
 

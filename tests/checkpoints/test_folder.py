@@ -121,8 +121,10 @@ def test_a_failed_write_leaves_nothing(
 KILLED = """
 import sys, time
 import jax, numpy as np
-from lit_jax.models.functional import init_params, model_config
-from lit_jax.weights import folder, staging
+from lit_jax.checkpoints import folder
+from lit_jax.models.functional import init_params
+from lit_jax.models.registry import model_config
+from lit_jax.storage import staging
 
 def stall(staged, path, overwrite):
     print("written", flush=True)

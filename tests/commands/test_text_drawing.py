@@ -15,7 +15,7 @@ from lit_jax.diffusion.gaussian import create_process
 from lit_jax.diffusion.guidance import guided
 from lit_jax.diffusion.samplers import SAMPLERS, per_image_noise
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.functional import abstract_params, apply_fn
+from lit_jax.models.functional import abstract_params, apply_fn, shardings
 from lit_jax.sampling.text_drawing import (
     TextProtocol,
     check_protocol,
@@ -50,7 +50,7 @@ def select(index_B: np.ndarray) -> tuple[jax.Array, TextCondition, TextCondition
 def drawn(devices: int, batch_size: int, progress: Any = None, **changes: Any) -> np.ndarray:
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:devices])
     abstract = abstract_params(CONFIG)
-    params = jax.device_put(random_like(abstract), sharding.tree_shardings(abstract, mesh))
+    params = jax.device_put(random_like(abstract), shardings(CONFIG, mesh))
     protocol = dataclasses.replace(PROTOCOL, **changes)
     draw = make_text_sampler(CONFIG, protocol, mesh, (6, 4), progress)
     parts = []

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from lit_jax.models import functional
+from lit_jax.models.attention import mixer_class
+from lit_jax.models.attention.circle import attended_share, window_keys, window_pairs
 from lit_jax.models.attention.window import circle_mask
 from lit_jax.models.conditions import TextCondition
 from lit_jax.models.cost import (
-    COMPONENTS,
     attention_macs,
     forward_components,
     forward_macs,
@@ -24,16 +25,10 @@ from lit_jax.models.cost import (
     parameter_components,
     train_step_flops,
 )
-from lit_jax.models.cost_attention import (
-    MIXER_MACS,
-    attended_share,
-    window_keys,
-    window_macs,
-    window_pairs,
-)
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig, model_config
+from lit_jax.models.transformer.macs import COMPONENTS
 
 # GMACs of all attention layers at 256 tokens: softmax, and linear by number of heads.
 SOFTMAX = {"S": 2.416, "B": 8.456, "L": 28.991, "XL": 42.279}
@@ -247,12 +242,12 @@ def test_borders_are_counted_exactly(grid: tuple[int, int], radius: int) -> None
 def test_window_macs() -> None:
     """Softmax's projections; products with the keys of the circle and with the pooled ones."""
     config = model_config("CLEAR-S/2", input_size=128, window_size=8)
-    softmax, window = (MIXER_MACS[m](config) for m in ("softmax", "window"))
+    softmax, window = (mixer_class(m).macs(config) for m in ("softmax", "window"))
     assert window["projections"] == softmax["projections"] and not window["convolution"]
     # CLEAR's grid of 64 x 64 tokens: 4.2% of all pairs with borders, 4.7% without.
     assert window["attention"] / softmax["attention"] == pytest.approx(0.0423, abs=5e-5)
     assert attended_share(8, 64 * 64) == pytest.approx(0.0471, abs=5e-5)
-    pooled = window_macs(model_config("CLEAR-S/2", input_size=128, down_factor=4))
+    pooled = mixer_class("window").macs(model_config("CLEAR-S/2", input_size=128, down_factor=4))
     assert pooled["attention"] - window["attention"] == softmax["attention"] // 16
     assert pooled["convolution"] == 2 * 64 * 64 * 384
 
@@ -267,12 +262,12 @@ def test_claim_of_clear() -> None:
 
 def test_gated_attention_by_hand() -> None:
     """S/2 at 256 tokens: 4 chunks of 64; keys of 6 x 32 channels, values of 6 x 64."""
-    macs = MIXER_MACS["gated"](model_config("DiG-S/2"))
+    macs = mixer_class("gated").macs(model_config("DiG-S/2"))
     states = 2 * 6 * 32 * 64
     within = 192 * 65 // 2 + 64 * 384
     assert macs["attention"] == 256 * (states + within)
     assert macs["projections"] == 256 * (2 * 384 * 192 + 3 * 384 * 384 + 16 * (384 + 192))
     assert macs["convolution"] == 9 * 256 * 384
-    assert not MIXER_MACS["gated"](model_config("DiG-S/2", dw_conv=False))["convolution"]
-    one_token_more = MIXER_MACS["gated"](model_config("DiG-S/2", input_size=(2, 2 * 65)))
+    assert not mixer_class("gated").macs(model_config("DiG-S/2", dw_conv=False))["convolution"]
+    one_token_more = mixer_class("gated").macs(model_config("DiG-S/2", input_size=(2, 2 * 65)))
     assert one_token_more["attention"] == 128 * (states + within)

@@ -300,6 +300,5 @@ def test_pixart_with_norms_on_any_grid() -> None:
 
 
 def test_dit_says_at_once_that_a_factor_does_not_fit() -> None:
-    config = model_config("CLEAR", input_size=6, num_classes=3, down_factor=4, **TINY)
     with pytest.raises(ValueError, match="token grid 6x6 does not divide .* down_factor 4"):
-        abstract_params(config)
+        model_config("CLEAR", input_size=6, num_classes=3, down_factor=4, **TINY)

@@ -1,6 +1,6 @@
 """Official attention weights as parameters of this package, and the analytic fill rule of tests.
 
-Written out by hand and independent of `lit_jax.weights`, so that a mistake in its tables and one
+Written out by hand and independent of the key tables, so that a mistake in its tables and one
 here cannot cancel.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lit_jax.models.attention import MIXERS
+from lit_jax.models.attention import mixer_class
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.functional import Params
 from support.golden_cases import (
@@ -94,7 +94,8 @@ def mixer_fn(config: DiTConfig) -> Callable[[Params, jax.Array], jax.Array]:
 
 def new_mixer(config: DiTConfig, seed: int = 0) -> Any:
     """A freshly initialised mixer."""
-    return MIXERS[config.mixer](config, rngs=nnx.Rngs(seed))
+    build: Any = mixer_class(config.mixer)
+    return build(config, rngs=nnx.Rngs(seed))
 
 
 def new_params(config: DiTConfig, seed: int = 0) -> Params:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 JOBS = ("train", "sample", "encode", "evaluate", "generate", "self_generate")
-PRELOADED = [f"lit_jax.jobs.{job}" for job in JOBS]
+PRELOADED = [f"lit_jax.commands.{job}.job" for job in JOBS]
 _SECONDS_TO_FINISH = 300
 
 Job = Callable[[Path], None]

@@ -12,7 +12,7 @@ import pytest
 from lit_jax.config import DistillConfig, EmaConfig
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.objectives import hybrid_objective
-from lit_jax.training.examples import labels
+from lit_jax.training.batch import labels
 from lit_jax.training.step import Task
 
 CLASSES = 10

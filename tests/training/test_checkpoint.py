@@ -16,7 +16,7 @@ import pytest
 from lit_jax import sharding
 from lit_jax.config import DataConfig, InheritConfig, MeshConfig, OptimizerConfig, TrainConfig
 from lit_jax.data.stream import BatchStream
-from lit_jax.models import registry
+from lit_jax.models import functional, registry
 from lit_jax.training import checkpoint
 from lit_jax.training.state import TrainState, create_state
 from support import tiny_runs
@@ -38,14 +38,14 @@ def saved_state(mesh: jax.sharding.Mesh) -> TrainState:
     leaves, structure = jax.tree.flatten(state)
     leaves = [leaf + i if leaf.ndim else leaf for i, leaf in enumerate(leaves)]
     state = jax.tree.unflatten(structure, leaves)
-    return jax.device_put(state, sharding.tree_shardings(state, mesh))
+    return jax.device_put(state, functional.shardings(MODEL, mesh, state))
 
 
 def abstract(state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         state,
-        sharding.tree_shardings(state, mesh),
+        functional.shardings(MODEL, mesh, state),
     )
 
 

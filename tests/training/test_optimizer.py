@@ -184,7 +184,7 @@ def test_came_by_name_on_a_sharded_network() -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), updates, expected)
 
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4))
-    places = sharding.tree_shardings(jax.eval_shape(optimizer.init, params), mesh)
+    places = functional.shardings(NETWORK, mesh, jax.eval_shape(optimizer.init, params))
     split = [place for place in jax.tree.leaves(places) if "fsdp" in place.spec]
     assert len(split) >= 10  # first moments of the projections
 

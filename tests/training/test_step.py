@@ -16,7 +16,7 @@ import pytest
 from lit_jax.config import EmaConfig
 from lit_jax.models import functional, registry
 from lit_jax.models.conditions import TextCondition
-from lit_jax.training.examples import LATENT_KEY, captions, labels, latents
+from lit_jax.training.batch import LATENT_KEY, captions, labels, latents
 from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import (
     Task,

@@ -17,8 +17,7 @@ from lit_jax.config.cost import CostConfig
 from lit_jax.models import functional, registry
 from lit_jax.models.dit.model import dtype_name
 from lit_jax.models.family import architecture
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig
+from lit_jax.models.registry import DenoiserConfig, family_of
 from lit_jax.runs.requests import REQUEST, require_same_request
 
 REMEDY = "choose another --out, or remove it to count again"
@@ -47,9 +46,8 @@ class Plan:
 
 
 def trained(config: DenoiserConfig) -> bool:
-    """Return whether `train` takes such a model: there are no data sets with sizes as
-    conditions."""
-    return not (isinstance(config, PixArtConfig) and config.micro_condition)
+    """Return True for a model that `train` accepts."""
+    return family_of(config).untrained(config) is None
 
 
 def check(config: CostConfig) -> Plan:
@@ -113,7 +111,7 @@ def denoiser(text: str) -> DenoiserConfig:
     if name.startswith((".", "/")):
         raise ValueError(f"--model {text}: there is no such folder")
     network = registry.model_config(name, **overrides)
-    if not isinstance(network, DenoiserConfig):
+    if family_of(network).condition is None:
         raise ValueError(f"{name} is a {network.family}; a denoiser such as a DiT is needed")
     return network
 

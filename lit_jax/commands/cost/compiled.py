@@ -21,13 +21,11 @@ import jax.numpy as jnp
 
 from lit_jax.config import DistillConfig, EmaConfig, OptimizerConfig
 from lit_jax.models import functional
-from lit_jax.models.conditions import TextCondition
-from lit_jax.models.cost import caption_tokens
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig
+from lit_jax.models.conditions import TextCondition, abstract_condition
+from lit_jax.models.registry import DenoiserConfig, family_of
 from lit_jax.objectives import hybrid_objective
 from lit_jax.sampling.drawing import make_process
-from lit_jax.training.examples import captions, labels
+from lit_jax.training.batch import condition_of
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import create_state
 from lit_jax.training.step import Task, train_step
@@ -124,35 +122,18 @@ def forward_program(config: DenoiserConfig, batch_size: int) -> Program:
     x = jax.ShapeDtypeStruct((batch_size, *config.image_size, config.in_channels), jnp.float32)
     t = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     params = functional.abstract_params(config)
-    return functional.apply_fn(config), (params, x, t, _condition(config, batch_size)), ()
-
-
-def _condition(config: DenoiserConfig, batch_size: int) -> Any:
-    if not isinstance(config, PixArtConfig):
-        return jax.ShapeDtypeStruct((batch_size,), jnp.int32) if config.num_classes else None
-    shape = (batch_size, caption_tokens(config), config.caption_channels)
-    sizes = [jax.ShapeDtypeStruct((batch_size, n), jnp.float32) for n in (2, 1)]
-    return TextCondition(
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-        jax.ShapeDtypeStruct(shape[:2], jnp.bool_),
-        *(sizes if config.micro_condition else ()),
-    )
+    return functional.apply_fn(config), (params, x, t, abstract_condition(config, batch_size)), ()
 
 
 def train_program(config: DenoiserConfig, batch_size: int) -> Program:
     """Return one training step without a teacher, with AdamW and the moving average, as `train`
     runs them. Its state is overwritten. Raises ValueError for a model that `train` cannot train."""
-    if isinstance(config, PixArtConfig) and config.micro_condition:
-        raise ValueError("models with micro_condition are not trained here; see docs/train.md")
+    if (reason := family_of(config).untrained(config)) is not None:
+        raise ValueError(reason)
     shapes = functional.abstract_params(config)
     frozen = frozen_mask(shapes, functional.buffer_paths(config))
     optimizer = make_optimizer(OptimizerConfig(), 0, frozen, config)
     process = make_process(config, "")
-    dropout = config.class_dropout_prob
-    if isinstance(config, PixArtConfig):
-        condition_of = captions(dropout if config.model_max_length else 0.0)
-    else:
-        condition_of = labels(config.null_label, dropout)
     task = Task(
         student=functional.apply_fn(config),
         teacher=None,
@@ -162,12 +143,12 @@ def train_program(config: DenoiserConfig, batch_size: int) -> Program:
         ema=EmaConfig(),
         accumulation=1,
         seed=0,
-        condition_of=condition_of,
+        condition_of=condition_of(config),
     )
     state = jax.eval_shape(lambda params: create_state(params, optimizer), shapes)
     image = (batch_size, *config.image_size, config.in_channels)
     batch = {"image": jax.ShapeDtypeStruct(image, jnp.float32)}
-    cond = _condition(config, batch_size)
+    cond = abstract_condition(config, batch_size)
     if isinstance(cond, TextCondition):
         batch |= {"tokens": cond.tokens, "mask": cond.mask}
     elif cond is not None:

@@ -11,8 +11,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lit_jax.models.attention.circle import attended_share, window_keys
 from lit_jax.models.cost import attention_macs, multiplied_attention_macs
-from lit_jax.models.cost_attention import attended_share, window_keys
 from lit_jax.models.registry import model_config
 from lit_jax.models.transformer.sizes import BACKBONES
 from lit_jax.storage.png import save_figure

@@ -21,7 +21,7 @@ from lit_jax.commands.cost.figures import heads_table, keys_table, write_figures
 from lit_jax.commands.cost.tables import tables
 from lit_jax.config.cost import CostConfig
 from lit_jax.models import cost as closed_forms
-from lit_jax.models.cost_attention import softmax_macs
+from lit_jax.models.attention.softmax import softmax_macs
 from lit_jax.models.registry import DenoiserConfig
 from lit_jax.runs.hosts import log_on_first_process as log
 from lit_jax.runs.progress import Bar

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lit_jax.commands.cost.compiled import PROGRAMS
-from lit_jax.models.cost import COMPONENTS
+from lit_jax.models.transformer.macs import COMPONENTS
 
 NOTES = """\
 Products (GMAC, 1e9 multiply-accumulates) are those of the equations, per image and forward pass,

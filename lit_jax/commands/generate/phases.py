@@ -165,7 +165,7 @@ def decode_batches(
     if not numbers:
         return
     plan = images.plan
-    shardings = sharding.tree_shardings(functional.abstract_params(plan.vae), mesh)
+    shardings = functional.shardings(plan.vae, mesh)
     params = folder.load_model_dir(plan.config.vae, shardings)[1]
     decode = _tiled(plan, params) if plan.config.tile else _whole(plan, params, mesh)
     count = sum(len(images.members(number)) for number in numbers)

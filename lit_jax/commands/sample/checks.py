@@ -18,9 +18,8 @@ from lit_jax.config import unknown_name
 from lit_jax.diffusion.guidance import GUIDED_CHANNELS
 from lit_jax.diffusion.samplers import SAMPLERS
 from lit_jax.evaluation.npz_images import RECORD
-from lit_jax.models.attention.window import Tiling
+from lit_jax.models.attention import mixer_class
 from lit_jax.models.autoencoder.config import AutoencoderConfig
-from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.family import architecture
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import LabelledConfig
@@ -31,15 +30,6 @@ from lit_jax.sampling.shards import ARRAYS, FOLDER, GRID, Shards
 from lit_jax.sampling.windows import with_windows
 
 DTYPES = ("float32", "bfloat16")
-
-# Mixers that devices can share by rows, and what they send each other in every layer.
-EXCHANGED = {
-    "linear": "sums over all tokens, and the rows along their borders",
-    "focused": "sums over all tokens, and the rows along their borders",
-    "sana": "sums over all tokens",
-    "window": "keys and values along their borders, and the pooled tokens if there are any",
-    "softmax": "the keys and values of all tokens, which each device holds whole",
-}
 
 # Entries of a request that are for people: the same weights may lie in another folder.
 INFORMATION = ("model", "vae.id")
@@ -178,7 +168,8 @@ def check_rows(config: LabelledConfig, order: Order) -> None:
         raise ValueError(f"sequence {sequence} must be at least 1")
     if sequence == 1:
         return
-    if not isinstance(config, DiTConfig):
+    mixer = mixer_class(config.mixer)
+    if mixer.EXCHANGED is None:
         raise ValueError(
             f"sequence {sequence}: the mixer {config.mixer!r} of {order.model} goes through its"
             " tokens one after the other, which devices cannot share; leave --sequence out"
@@ -188,15 +179,12 @@ def check_rows(config: LabelledConfig, order: Order) -> None:
             f"sequence {sequence} does not divide the {rows} rows of tokens of {order.model};"
             " choose a divisor"
         )
-    if config.mixer == "window":
-        strip = Tiling.of(config.grid, config.window_size).t
-        whole = math.lcm(strip, config.down_factor or 1)
-        if rows // sequence % whole:
-            raise ValueError(
-                f"sequence {sequence} gives each device {rows // sequence} of the {rows} rows of"
-                f" tokens of {order.model}; its windows of radius {config.window_size} need a"
-                f" multiple of {whole}: choose a smaller sequence"
-            )
+    if rows // sequence % (whole := mixer.row_multiple(config)):
+        raise ValueError(
+            f"sequence {sequence} gives each device {rows // sequence} of the {rows} rows of"
+            f" tokens of {order.model}; its mixer {config.mixer!r} needs a multiple of {whole}:"
+            " choose a smaller sequence"
+        )
 
 
 def check_vae(

@@ -21,7 +21,6 @@ from jax.sharding import Mesh
 from lit_jax import sharding
 from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.commands.sample.checks import (
-    EXCHANGED,
     INFORMATION,
     REMEDY,
     Order,
@@ -34,6 +33,7 @@ from lit_jax.config import MeshConfig
 from lit_jax.data.transforms import to_uint8
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.evaluation.npz_images import RECORD
+from lit_jax.models.attention import mixer_class
 from lit_jax.runs.hosts import Log, barrier, log_on_first_process
 from lit_jax.runs.requests import REQUEST, require_same_request
 from lit_jax.sampling.drawing import (
@@ -146,7 +146,7 @@ def announce(plan: Plan, log: Log) -> None:
     if order.sequence > 1:
         log(
             f"{order.sequence} devices share an image; in each layer they exchange"
-            f" {EXCHANGED[plan.config.mixer]}"
+            f" {mixer_class(plan.config.mixer).EXCHANGED}"
         )
     if plan.vae is not None and not plan.vae_named_by_model:
         log(

@@ -15,8 +15,8 @@ from lit_jax.commands.train.checks import Run
 from lit_jax.commands.train.grids import grid_drawer
 from lit_jax.sampling.drawing import load_vae
 from lit_jax.training import checkpoint, metrics
+from lit_jax.training.batch import Batch
 from lit_jax.training.diagnose import first_nonfinite
-from lit_jax.training.examples import Batch
 from lit_jax.training.optimizer import learning_rate
 from lit_jax.training.state import TrainState
 from lit_jax.training.step import Metrics, Task

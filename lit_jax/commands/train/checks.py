@@ -80,7 +80,7 @@ def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
             f"batch_size {config.batch_size} is not divisible by {mesh.size} devices"
             f" x {config.optimizer.accumulation} accumulation steps = {per_update}"
         )
-    sharding.tree_shardings(functional.abstract_params(student), mesh)
+    functional.shardings(student, mesh)
     process = make_process(student, "")
     objective = hybrid_objective(process, config.distill)
     patterns = (*config.inherit.freeze, *functional.buffer_paths(student))

@@ -16,7 +16,7 @@ from lit_jax.data.latents.schema import DRAWN, LatentSchema, read_null_caption, 
 from lit_jax.data.stream import BatchStream
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig, LabelledConfig
-from lit_jax.training.examples import StartOf, latents, pixels
+from lit_jax.training.batch import StartOf, latents, pixels
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,12 @@ from lit_jax.inheritance import inherit
 from lit_jax.models import functional
 from lit_jax.models.cost import train_step_flops
 from lit_jax.models.family import architecture
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig
+from lit_jax.models.registry import roles_of
 from lit_jax.runs.hosts import Log, log_on_first_process
 from lit_jax.sampling.drawing import load_sharded
 from lit_jax.storage import files
 from lit_jax.training import checkpoint, metrics
-from lit_jax.training.examples import Batch, ConditionOf, captions, labels
+from lit_jax.training.batch import Batch, condition_of
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import TrainState, create_state
 from lit_jax.training.step import Task, train_step
@@ -103,7 +102,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         frozen=frozen,
     )
     abstract_state = jax.eval_shape(lambda p: create_state(p, optimizer), abstract)
-    shardings = sharding.tree_shardings(abstract_state, run.mesh)
+    shardings = functional.shardings(run.student, run.mesh, abstract_state)
 
     if manager.latest_step() is not None:
         abstract_state = jax.tree.map(
@@ -126,23 +125,16 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     return task, make_state(params)
 
 
-def condition_of(student: DenoiserConfig) -> ConditionOf:
-    """Return labels or captions, dropped as the model's configuration says."""
-    if isinstance(student, PixArtConfig):
-        return captions(student.class_dropout_prob)
-    return labels(student.null_label, student.class_dropout_prob)
-
-
 def with_null_caption(run: Run, params: Any) -> Any:
     """Return the parameters with the encoding of the empty prompt in the place of the null caption,
     as the official training code has it; unchanged without captions."""
     null_LxC = run.facts.null_caption_LxC
     if null_LxC is None:
         return params
-    embedder = params["y_embedder"]
-    place = embedder["null_caption"].sharding
+    path = roles_of(run.student).null_caption
+    place = functional.parameter(params, path).sharding
     null = jax.make_array_from_callback(null_LxC.shape, place, null_LxC.__getitem__)
-    return {**params, "y_embedder": {**embedder, "null_caption": null}}
+    return functional.with_parameter(params, path, null)
 
 
 def inherit_params(run: Run, params: Any) -> Any:

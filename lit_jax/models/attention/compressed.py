@@ -6,7 +6,9 @@ same compression; queries keep all their tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,20 +33,20 @@ def _cropped(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
 
 
 def nearest(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """Return Sampling "ave": nearest-neighbour reduction to floor(R/s) x floor(C/s) tokens.
+    """Apply sampling "ave": nearest-neighbour reduction to floor(R/s) x floor(C/s) tokens.
     Upstream calls it average; it is none."""
     x = _cropped(x_BxNxD, grid, s)[:, :, 0, :, 0]
     return x.reshape(x.shape[0], -1, x.shape[-1])
 
 
 def strided(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """Return Sampling "uniform": every s-th row and column, beginning with the first."""
+    """Apply sampling "uniform": every s-th row and column, beginning with the first."""
     B, _, D = x_BxNxD.shape
     return x_BxNxD.reshape(B, *grid, D)[:, ::s, ::s].reshape(B, -1, D)
 
 
 def every(x_BxNxD: jax.Array, grid: tuple[int, int], s: int) -> jax.Array:
-    """Return Sampling "uniform_every": every s-th token of the flat sequence, so 1/s of them are
+    """Apply sampling "uniform_every": every s-th token of the flat sequence, so 1/s of them are
     left."""
     return x_BxNxD[:, ::s]
 
@@ -102,3 +104,16 @@ def stacked_compression(
         return SampledCompression(config.sampling, config.scale_factor)
     keys = rngs.split(len(config.kv_compress_layer))
     return nnx.vmap(lambda _: ConvCompression(channels, config.scale_factor))(keys)
+
+
+def kept_tokens(config: Any) -> int:
+    """Return tokens that the key/value compression of PixArt leaves, N without one."""
+    compression = config.kv_compress_config
+    if compression is None:
+        return config.num_tokens
+    (R, C), s = config.grid, compression.scale_factor
+    if compression.sampling == "uniform_every":
+        return math.ceil(R * C / s)
+    if compression.sampling == "uniform":
+        return math.ceil(R / s) * math.ceil(C / s)
+    return (R // s) * (C // s)

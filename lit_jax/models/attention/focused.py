@@ -5,18 +5,20 @@ B batch, N tokens, D hidden size.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from lit_jax.models.attention.linear import LinearAttention, feature_map
-from lit_jax.models.dit.config import DiTConfig
+from lit_jax.sharding import Rule
 
 FOCUSING_FACTOR = 3
 
 
 def focus(x_BxNxD: jax.Array, factor: int = FOCUSING_FACTOR) -> jax.Array:
-    """Return |x| x^p / |x^p|: sharpens the direction, keep the norm over all D channels."""
+    """Return |x| x^p / |x^p|: a sharper direction with the same norm over all D channels."""
     # The quotient does not depend on the length of x. Dividing by the largest entry first keeps
     # the powers of features that are 1e-6 everywhere (no unit active) from vanishing: 0 / 0.
     peak = jax.lax.stop_gradient(jnp.max(jnp.abs(x_BxNxD), axis=-1, keepdims=True))
@@ -32,7 +34,10 @@ class FocusedAttention(LinearAttention):
     kernel function, so that the parameters belong to one token grid.
     """
 
-    def __init__(self, config: DiTConfig, *, rngs: nnx.Rngs) -> None:
+    SHARDING: ClassVar[tuple[Rule, ...]] = (*LinearAttention.SHARDING, ("position", ()))
+    FIXED_GRID: ClassVar[bool] = True
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
         self.scale = nnx.Param(jnp.zeros((1, 1, config.hidden_size)))
         self.position = nnx.Param(jnp.zeros((1, config.num_tokens, config.hidden_size)))

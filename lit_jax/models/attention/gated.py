@@ -13,15 +13,18 @@ divides by a decay: every exponent is a sum of some a_t, hence at most 0 and as 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lit_jax.models.dig.config import DiGConfig
+from lit_jax.models.attention import Macs
+from lit_jax.models.attention.mixer import Mixer
 from lit_jax.models.layers import Dense, Initializer, xavier_uniform
+from lit_jax.sharding import Rule
 
 CHUNK = 64
 """Tokens whose mutual weights are computed as a matrix; the state passes from chunk to chunk."""
@@ -249,14 +252,39 @@ def _projection(width: int, out: int, dtype: str, rngs: nnx.Rngs, use_bias: bool
     return Dense(width, out, kernel_init=init, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
 
-class GatedAttention(nnx.Module):
+def gated_macs(config: Any) -> Macs:
+    """Return gated linear attention of DiG in chunks of C tokens, with Dk and Dv channels of keys
+    and values, and the filters that follow the block.
+
+    Projections: N (2 D Dk + 3 D Dv + 16 (D + Dk)), the last for the decays, of rank 16. Per token
+    the state of h matrices Dk/h x Dv/h is written and read, 2 Dk Dv / h; a query is compared with
+    the keys of its chunk up to its own, Dk (C + 1) / 2 on average, and weighs all values of the
+    chunk, C Dv. The last segment is filled up.
+    """
+    N, D, Dk, Dv = config.num_tokens, config.hidden_size, config.key_dim, config.value_dim
+    chunk, segment = partition(N)
+    per_token = 2 * Dk * Dv // config.num_heads + Dk * (chunk + 1) // 2 + chunk * Dv
+    size = config.conv_kernel_size if config.dw_conv else 0
+    return {
+        "projections": N * (2 * D * Dk + 3 * D * Dv + LOW_RANK * (D + Dk)),
+        "attention": math.ceil(N / segment) * segment * per_token,
+        "convolution": size**2 * N * D,
+    }
+
+
+class GatedAttention(Mixer):
     """Gated linear attention along the tokens as they come: [B, N, D] -> [B, N, D].
 
     Per head an RMS norm (one scale for all heads) and a gate: norm(o) * silu(g). The recurrence,
     the norm and the gate are float32 islands.
     """
 
-    def __init__(self, config: DiGConfig, *, rngs: nnx.Rngs) -> None:
+    SHARDING: ClassVar[tuple[Rule, ...]] = (
+        ("gk/down/kernel", (None, "fsdp", None)),
+        ("gk/up/kernel", ()),
+    )
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
         D, keys, values, dtype = (
             config.hidden_size,
             config.key_dim,
@@ -271,6 +299,10 @@ class GatedAttention(nnx.Module):
         self.g_norm = RMSNorm(values // config.num_heads)
         self.out = _projection(values, D, dtype, rngs)
         self.num_heads = config.num_heads
+
+    @classmethod
+    def macs(cls, config: Any) -> Macs:
+        return gated_macs(config)
 
     def log_decay(self, x_BxNxD: jax.Array) -> jax.Array:
         """Return log(sigmoid(gk)) / 16 of every token and key channel, float32 [B, N, keys]."""
@@ -287,6 +319,3 @@ class GatedAttention(nnx.Module):
         o_BxNxHxe, _ = gated_linear_attention(q, k, v, a)
         gated = self.g_norm(o_BxNxHxe) * jax.nn.silu(g.astype(jnp.float32))
         return gated.reshape(*x_BxNxD.shape[:2], -1).astype(x_BxNxD.dtype)
-
-    def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        return self.out(self.heads(x_BxNxD, grid))

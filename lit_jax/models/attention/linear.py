@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lit_jax.models.attention import Macs
+from lit_jax.models.attention.mixer import Mixer
 from lit_jax.models.layers import Dense, xavier_uniform
-from lit_jax.models.registry import MixerConfig
+from lit_jax.sharding import Rule
 
 EPS = 1e-6
 
@@ -87,6 +90,24 @@ def depthwise_conv(
     return total.reshape(B, N, H, d)
 
 
+def linear_macs(config: Any, state_products: int = 2) -> Macs:
+    """Return 4 N D^2 + N D + F N D^2 / h + K^2 N D with F = `state_products`.
+
+    Algorithm 1 of LiT has F = 2: the state of h matrices (D/h)^2 is summed up from N tokens and
+    read by N queries. N D is the normaliser. Focused and SANA's linear attention multiply the same.
+    """
+    N, D = config.num_tokens, config.hidden_size
+    return {
+        "projections": 4 * N * D * D,
+        "attention": N * D + state_products * N * D * D // config.num_heads,
+        "convolution": (config.kernel_size or 0) ** 2 * N * D,
+    }
+
+
+PRINTED_STATE_PRODUCTS = 3
+"""Eq. 4 of the LiT paper (MHLA) prints 3 N D^2 / h where Algorithm 1 has 2."""
+
+
 class DepthwiseConv(nnx.Module):
     """Filters of the depth-wise convolution, uniform on +-1/K as a framework default would be."""
 
@@ -104,14 +125,17 @@ class DepthwiseConv(nnx.Module):
         return depthwise_conv(v_BxNxHxd, self.kernel[...], self.bias[...], grid)
 
 
-class LinearAttention(nnx.Module):
+class LinearAttention(Mixer):
     """Algorithm 1 of LiT: linear attention plus a depth-wise convolution of the values.
 
     [B, N, D] on a token grid -> [B, N, D]. Attention and convolution are float32 islands; the
     result returns to the compute dtype before the output projection.
     """
 
-    def __init__(self, config: MixerConfig, *, rngs: nnx.Rngs) -> None:
+    SHARDING: ClassVar[tuple[Rule, ...]] = (("dwc/kernel", ()),)
+    EXCHANGED: ClassVar[str | None] = "sums over all tokens, and the rows along their borders"
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
         D, bias, dtype = config.hidden_size, config.qkv_bias, config.dtype
         # Algorithm 1 holds q as [D, D] and kv as one [D, 2D] matrix; the fans follow.
         kv = xavier_uniform(D, 2 * D)
@@ -124,6 +148,14 @@ class LinearAttention(nnx.Module):
         self.num_heads = config.num_heads
         self.kernel_fn = config.kernel_fn
 
+    @classmethod
+    def macs(cls, config: Any) -> Macs:
+        return linear_macs(config)
+
+    @classmethod
+    def printed_macs(cls, config: Any) -> int:
+        return sum(linear_macs(config, PRINTED_STATE_PRODUCTS).values())
+
     def features(self, x_BxNxD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return feature-mapped queries and keys, [B, N, D] each, before the split into heads."""
         return (
@@ -134,9 +166,6 @@ class LinearAttention(nnx.Module):
     def attend(self, q_BxNxHxd: jax.Array, k_BxNxHxd: jax.Array, v_BxNxHxd: jax.Array) -> jax.Array:
         """Return attention of feature-mapped queries and keys per head, without the convolution."""
         return linear_attention(q_BxNxHxd, k_BxNxHxd, v_BxNxHxd)
-
-    def __call__(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
-        return self.out(self.heads(x_BxNxD, grid))
 
     def heads(self, x_BxNxD: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Return what the heads return side by side, before the output projection: [B, N, D]."""

@@ -5,6 +5,8 @@ B batch, N tokens, D hidden size, H heads, d = D / H channels per head.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 
 from lit_jax.models.attention.linear import KERNEL_FUNCTIONS, LinearAttention, linear_attention
@@ -30,6 +32,8 @@ class SanaAttention(LinearAttention):
     the MLP): `num_heads` D / 32, `qkv_bias` False and `kernel_size` None. Other values are taken as
     they are given, so that a comparison with LiT's normaliser can change nothing else.
     """
+
+    EXCHANGED: ClassVar[str | None] = "sums over all tokens"
 
     def features(self, x_BxNxD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return phi(q) and phi(k), [B, N, D] each; a token without an active unit is 0."""

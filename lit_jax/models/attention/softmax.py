@@ -6,13 +6,14 @@ B batch, N tokens, D hidden size, H heads, d = D / H channels per head, M attend
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 from flax import nnx
 
+from lit_jax.models.attention import Macs
+from lit_jax.models.attention.mixer import Mixer
 from lit_jax.models.layers import Dense, LayerNorm, xavier_uniform
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import MixerConfig
 
 Compression = Callable[[jax.Array, tuple[int, int]], jax.Array]
 """Keys or values [B, N, D] on a token grid -> [B, M, D] with fewer tokens."""
@@ -32,14 +33,25 @@ def softmax_attention(
     return jax.nn.dot_product_attention(q_BxNxHxd, k_BxMxHxd, v_BxMxHxd, mask=mask_Bx1x1xM)
 
 
-class SoftmaxAttention(nnx.Module):
+def softmax_macs(config: Any, attended: int | None = None) -> Macs:
+    """Return 4 N D^2 + 2 N M D (LiT paper, Eq. 4, MHSA, where M = N), with M = `attended`."""
+    N, D = config.num_tokens, config.hidden_size
+    attended = N if attended is None else attended
+    return {"projections": 4 * N * D * D, "attention": 2 * N * attended * D, "convolution": 0}
+
+
+class SoftmaxAttention(Mixer):
     """Self-attention with separate q, k, v and out projections: [B, N, D] -> [B, N, D].
 
     With `qk_norm` (PixArt) queries and keys pass a learned layer norm over all D channels, before
     the split into heads. `compress` then takes keys and values to fewer tokens.
     """
 
-    def __init__(self, config: MixerConfig, *, rngs: nnx.Rngs) -> None:
+    EXCHANGED: ClassVar[str | None] = (
+        "the keys and values of all tokens, which each device holds whole"
+    )
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
         D = config.hidden_size
         # The official model initialises q, k and v as one [D, 3D] matrix.
         fused = xavier_uniform(D, 3 * D)
@@ -48,7 +60,7 @@ class SoftmaxAttention(nnx.Module):
         self.k = Dense(D, D, kernel_init=fused, use_bias=bias, dtype=dtype, rngs=rngs)
         self.v = Dense(D, D, kernel_init=fused, use_bias=bias, dtype=dtype, rngs=rngs)
         self.out = Dense(D, D, dtype=dtype, rngs=rngs)
-        qk_norm = isinstance(config, PixArtConfig) and config.qk_norm
+        qk_norm = getattr(config, "qk_norm", False)  # a field of PixArt
         self.q_norm = LayerNorm(D) if qk_norm else None
         self.k_norm = LayerNorm(D) if qk_norm else None
         self.num_heads = config.num_heads
@@ -71,6 +83,10 @@ class SoftmaxAttention(nnx.Module):
         q, k, v = (a.reshape(B, -1, self.num_heads, D // self.num_heads) for a in (q, k, v))
         return self.attend(q, k, v, grid).reshape(B, N, D)
 
+    @classmethod
+    def macs(cls, config: Any) -> Macs:
+        return softmax_macs(config)
+
     def attend(
         self,
         q_BxNxHxd: jax.Array,
@@ -78,5 +94,5 @@ class SoftmaxAttention(nnx.Module):
         v_BxMxHxd: jax.Array,
         grid: tuple[int, int],
     ) -> jax.Array:
-        """Return which tokens each query sees, and how it weighs them: [B, N, H, d]."""
+        """Return the weighted values of the tokens that each query attends to: [B, N, H, d]."""
         return softmax_attention(q_BxNxHxd, k_BxMxHxd, v_BxMxHxd)

@@ -10,17 +10,19 @@ tokens.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lit_jax.models.attention.softmax import SoftmaxAttention
-from lit_jax.models.dit.config import DiTConfig
-from lit_jax.models.registry import MixerConfig
+from lit_jax.models.attention import Macs
+from lit_jax.models.attention.circle import check_pooling, window_pairs
+from lit_jax.models.attention.softmax import SoftmaxAttention, softmax_macs
+from lit_jax.sharding import Rule
 
 Pair = tuple[jax.Array, jax.Array]
 """Keys and values."""
@@ -271,15 +273,6 @@ def _add(
 _columns.defvjp(_columns_forward, _columns_backward)
 
 
-def check_pooling(grid: tuple[int, int], factor: int | None) -> None:
-    """Raise ValueError for a token grid that patches of factor x factor tokens do not fill."""
-    if factor is not None and (grid[0] % factor or grid[1] % factor):
-        raise ValueError(
-            f"the token grid {grid[0]}x{grid[1]} does not divide into patches of down_factor"
-            f" {factor} x {factor}; choose a factor of both sides, or None for no pooled tokens"
-        )
-
-
 class Pool(nnx.Module):
     """One learned f x f sum over patches, shared by heads, channels, keys and values; an average at
     first: [B, N, H, d] -> [B, N/f^2, H, d]."""
@@ -297,16 +290,44 @@ class Pool(nnx.Module):
         return pooled.reshape(B, -1, H, d).astype(x_BxNxHxd.dtype)
 
 
+def window_macs(config: Any) -> Macs:
+    """Return 4 N D^2 + 2 P D + 2 N M D for P pairs within the circles and M = N / f^2 pooled
+    tokens.
+
+    Pooling weighs every key and value once, 2 N D, which counts as a filter.
+    """
+    N, D = config.num_tokens, config.hidden_size
+    macs = softmax_macs(config, attended=0)
+    macs["attention"] = 2 * window_pairs(config.grid, config.window_size) * D
+    if (f := config.down_factor) is not None:
+        R, C = config.grid
+        macs["attention"] += 2 * N * (R // f) * (C // f) * D
+        macs["convolution"] = 2 * N * D
+    return macs
+
+
 class WindowAttention(SoftmaxAttention):
     """Softmax attention within circles, with the parameters of softmax attention and, with
     `down_factor`, the weights of the pooled tokens."""
 
-    def __init__(self, config: MixerConfig, *, rngs: nnx.Rngs) -> None:
-        if isinstance(config, DiTConfig):  # its token grid is known before any input is
-            check_pooling(config.grid, config.down_factor)
+    SHARDING: ClassVar[tuple[Rule, ...]] = (("pool/kernel", ()),)
+    EXCHANGED: ClassVar[str | None] = (
+        "keys and values along their borders, and the pooled tokens if there are any"
+    )
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
         super().__init__(config, rngs=rngs)
         self.pool = None if config.down_factor is None else Pool(config.down_factor)
         self.window_size = config.window_size
+
+    @classmethod
+    def macs(cls, config: Any) -> Macs:
+        return window_macs(config)
+
+    @classmethod
+    def row_multiple(cls, config: Any) -> int:
+        """Return the rows of a whole strip that are whole patches of pooled tokens, too."""
+        return math.lcm(Tiling.of(config.grid, config.window_size).t, config.down_factor or 1)
 
     def attend(
         self,

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.dit.detect import DETECTOR
+from lit_jax.models.dit.hub import hub_config
 from lit_jax.models.dit.torch_keys import LAYOUTS
-from lit_jax.models.family import Family
+from lit_jax.models.family import Family, Positions, lazy
+from lit_jax.models.position_tables import sincos_position_table
+from lit_jax.models.transformer.macs import BLOCK_COMPONENTS
+from lit_jax.models.transformer.placement import TRANSFORMER
+from lit_jax.models.transformer.roles import LABELLED
 from lit_jax.models.transformer.sizes import named_sizes
 
 _DIT = {"family": "DiT", "mixer": "softmax", "num_heads": 16}
@@ -21,6 +26,12 @@ FAMILY = Family(
     detect=DETECTOR,
     condition="label",
     process="gaussian",
+    sharding=TRANSFORMER,
+    macs=lazy("lit_jax.models.dit.macs:macs"),
+    components=BLOCK_COMPONENTS,
+    roles=LABELLED,
+    positions=Positions(lambda c: sincos_position_table(c.grid, c.hidden_size), strict=True),
+    hub=hub_config,
     sizes=named_sizes("DiT", _DIT, "softmax")
     | named_sizes("LiT", _LIT, "linear")
     | named_sizes("CLEAR", _CLEAR, "softmax"),

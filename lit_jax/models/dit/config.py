@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lit_jax.models.attention.circle import check_pooling
 from lit_jax.models.transformer.shape import LabelledShape, Size
 
 
@@ -46,3 +47,5 @@ class DiTConfig(LabelledShape):
         self.check_shape()
         self.check_labels()
         self.check_mixer()
+        if self.mixer == "window":
+            check_pooling(self.grid, self.down_factor)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lit_jax.keymap.rows import Layout, Row, linear
+from lit_jax.models.attention import is_softmax
 from lit_jax.models.dit.config import DiTConfig
-from lit_jax.models.transformer.shape import SOFTMAX_MIXERS
 
 # Everything outside self-attention, facebookresearch/DiT models.py.
 _BACKBONE = (
@@ -83,7 +83,7 @@ LAYOUTS = (
     Layout(
         name="dit",
         config=DiTConfig,
-        holds=lambda config: config.mixer in SOFTMAX_MIXERS,
+        holds=lambda config: is_softmax(config.mixer),
         rows=(*_BACKBONE, *FUSED_SOFTMAX, *POOLED),
         marks=("blocks.0.attn.qkv.weight",),
         lacks=("t_block.1.weight",),

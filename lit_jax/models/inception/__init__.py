@@ -14,4 +14,5 @@ FAMILY = Family(
     members={"Inception": {"family": "Inception"}},
     layouts=LAYOUTS,
     detect=DETECTOR,
+    sharding=((r"((Conv2d|Mixed)_.*/conv|fc)/kernel|bn/(mean|var)", ()),),
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_jax.config.typed import limit, require, unknown_name
-from lit_jax.models.transformer.shape import SOFTMAX_MIXERS, Size, TransformerShape
+from lit_jax.models.attention import is_softmax
+from lit_jax.models.transformer.shape import Size, TransformerShape
 
 KV_SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
 """How key and value tokens are compressed: learned filters, nearest pixel of a smaller grid, every
@@ -111,9 +112,10 @@ class PixArtConfig(TransformerShape):
                     f"kv_compress_config.kv_compress_layer has layer {layer!r}; the layers of a"
                     f" model of depth {self.depth} are 0..{self.depth - 1}",
                 )
-        for name, mixers in (("qk_norm", SOFTMAX_MIXERS), ("kv_compress_config", ("softmax",))):
+        plain = self.mixer == "softmax"
+        for name, fits in (("qk_norm", is_softmax(self.mixer)), ("kv_compress_config", plain)):
             require(
-                self.mixer in mixers or not getattr(self, name),
+                fits or not getattr(self, name),
                 f"{name} belongs to softmax attention, but the mixer is {self.mixer!r}; leave"
                 f" {name} out or set mixer='softmax'",
             )
@@ -123,7 +125,7 @@ class PixArtConfig(TransformerShape):
         """Heads of the cross-attention."""
         if self.cross_num_heads is not None:
             return self.cross_num_heads
-        if self.mixer in SOFTMAX_MIXERS:
+        if is_softmax(self.mixer):
             return self.num_heads
         return OFFICIAL_HEADS.get(self.hidden_size, self.num_heads)
 
@@ -132,3 +134,12 @@ class PixArtConfig(TransformerShape):
         """Layers whose key and value tokens are compressed, ascending."""
         compression = self.kv_compress_config
         return () if compression is None else compression.kv_compress_layer
+
+
+CAPTION_TOKENS = 300
+"""Length of a caption for a model that does not record it."""
+
+
+def caption_tokens(config: PixArtConfig) -> int:
+    """Return L, the tokens of captions of the full length."""
+    return config.model_max_length or CAPTION_TOKENS

@@ -9,6 +9,7 @@ from typing import Any
 
 from lit_jax.keymap.hub_entries import read_entries, refuse_unlike
 from lit_jax.keymap.shapes import Detector, Shapes
+from lit_jax.models.attention import is_softmax
 from lit_jax.models.pixart.config import OFFICIAL_HEADS, KVCompressConfig
 from lit_jax.models.transformer.detect import (
     ONLY,
@@ -19,7 +20,6 @@ from lit_jax.models.transformer.detect import (
     why_num_heads,
 )
 from lit_jax.models.transformer.positions import read_positions, why_no_scale, why_no_size
-from lit_jax.models.transformer.shape import SOFTMAX_MIXERS
 
 NULL_CAPTION = "y_embedder/null_caption"
 FILTERS = "kv_compress/conv/kernel"
@@ -107,7 +107,7 @@ def _cross_heads(mixer: str, hidden: int, told: Mapping[str, Any]) -> dict[str, 
     width."""
     if "cross_num_heads" in told:
         return {}
-    known = mixer in SOFTMAX_MIXERS or hidden in OFFICIAL_HEADS
+    known = is_softmax(mixer) or hidden in OFFICIAL_HEADS
     return {"cross_num_heads": None} if known else {}
 
 

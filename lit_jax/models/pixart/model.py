@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lit_jax.config import unknown_name
@@ -44,13 +43,7 @@ from lit_jax.models.layers import (
     zeros,
 )
 from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.position_tables import scaled_position_table
-
-
-def position_table(config: PixArtConfig, grid: tuple[int, int] | None = None) -> np.ndarray:
-    """Return the position code of a token grid, of the nominal one by default: float32 [N, D]."""
-    grid = config.grid if grid is None else grid
-    return scaled_position_table(grid, config.hidden_size, config.grid, config.pe_interpolation)
+from lit_jax.models.pixart.positions import position_table
 
 
 def _normal(rows: int, width: int, rngs: nnx.Rngs) -> jax.Array:
@@ -89,7 +82,7 @@ class PixArtBlock(nnx.Module):
     def __init__(self, config: PixArtConfig, *, rngs: nnx.Rngs) -> None:
         D = config.hidden_size
         self.scale_shift_table = _table(6, D, rngs)
-        self.attn = make_mixer(config, rngs)
+        self.attn = make_mixer(config, rngs, any_grid=True)
         self.cross_attn = CrossAttention(config, rngs=rngs)
         self.mlp = Mlp(D, config.mlp_width, dtype=config.dtype, rngs=rngs)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lit_jax.keymap.rows import Layout, Row, linear, norm
+from lit_jax.models.attention import is_softmax
 from lit_jax.models.dit.torch_keys import ALGORITHM_1, FUSED_SOFTMAX, POOLED, POS_EMBED
 from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.transformer.shape import SOFTMAX_MIXERS
 
 # Everything outside self-attention.
 _BACKBONE = (
@@ -112,7 +112,7 @@ LAYOUTS = (
     Layout(
         name="pixart",
         config=PixArtConfig,
-        holds=lambda config: config.mixer in SOFTMAX_MIXERS,
+        holds=lambda config: is_softmax(config.mixer),
         rows=(*_BACKBONE, *FUSED_SOFTMAX, *POOLED, *_SOFTMAX_OPTIONS),
         marks=("t_block.1.weight", "blocks.0.attn.qkv.weight"),
         droppable=POS_EMBED | _KV_FILTERS,

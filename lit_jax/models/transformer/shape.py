@@ -9,9 +9,6 @@ Size = int | tuple[int, int]
 KERNEL_FNS = ("relu", "gelu")
 """Feature maps of linear attention."""
 
-SOFTMAX_MIXERS = ("softmax", "window")
-"""Mixers with the projections and heads of softmax attention."""
-
 
 class TransformerShape:
     """Checks and derived sizes of a transformer on patches. No fields of its own: the dataclasses

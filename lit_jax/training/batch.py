@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from lit_jax.models.autoencoder.model import sample_latents
 from lit_jax.models.conditions import TextCondition, drop_captions
+from lit_jax.models.functional import parameter
+from lit_jax.models.registry import DenoiserConfig, family_of, roles_of
 
 Batch = dict[str, jax.Array]
 StartOf = Callable[[Batch, jax.Array], jax.Array]
@@ -53,16 +55,23 @@ def labels(null_label: int | None, dropout: float) -> ConditionOf:
     return condition
 
 
-def captions(dropout: float) -> ConditionOf:
+def captions(null_caption: str, dropout: float) -> ConditionOf:
     """Return the captions of a batch, "tokens" [B, T, D] and "mask" [B, T], each replaced by the
-    student's null caption with probability `dropout`. The mask stays that of the caption, as in the
-    official training code."""
+    student's null caption, the parameter at that path, with probability `dropout`. The mask stays
+    that of the caption, as in the official training code."""
 
     def condition(batch: Batch, key: jax.Array, params: Any) -> TextCondition:
         cond = TextCondition(batch["tokens"], batch["mask"])
         if not dropout:
             return cond
         drop_B = jax.random.uniform(key, batch["mask"].shape[:1]) < dropout
-        return drop_captions(cond, drop_B, params["y_embedder"]["null_caption"])
+        return drop_captions(cond, drop_B, parameter(params, null_caption))
 
     return condition
+
+
+def condition_of(config: DenoiserConfig) -> ConditionOf:
+    """Return the condition of a denoiser, dropped as often as its configuration gives."""
+    if family_of(config).condition == "label":
+        return labels(config.null_label, config.class_dropout_prob)  # type: ignore[union-attr]
+    return captions(roles_of(config).null_caption, config.class_dropout_prob)
