@@ -27,7 +27,7 @@ help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(RUNTIME)  ## teacher -> three students -> samples -> scores, in $(OUT)
-	$(PY) demo/digits_demo.py --out "$(OUT)"
+	$(PY) -m demo.digits --out "$(OUT)"
 
 demo-t2i: $(RUNTIME)  ## text to image: data -> three students -> images -> scores, in runs/demo-t2i
 	$(PY) demo/t2i_demo.py $(ARGS)
@@ -41,10 +41,10 @@ t2i-models: $(RUNTIME)  ## only convert the shipped text-to-image models, into r
 	$(PY) -m demo.t2i.models
 
 roadmap: $(RUNTIME)  ## the paper's Tables 1-4 and LiT's siblings in miniature, three seeds (hours), in runs/roadmap
-	$(PY) demo/roadmap.py $(ARGS)
+	$(PY) -m demo.roadmap $(ARGS)
 
 teacher: $(RUNTIME)  ## train the demo's teacher again (half an hour) and export it
-	$(PY) -m demo.train_teacher
+	$(PY) -m demo.digits.train_teacher
 
 teacher-t2i: $(RUNTIME)  ## train the teacher of demo-t2i again (most of an hour) and export it
 	$(PY) -m demo.t2i.train_teacher

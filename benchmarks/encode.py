@@ -39,7 +39,8 @@ from lit_jax.commands.encode.job import encode
 from lit_jax.commands.encode.shards import Encoder, in_order, make_encoder, prepare
 from lit_jax.config import EncodeConfig, SourceConfig
 from lit_jax.data.crop import center_crop
-from lit_jax.data.sources.kinds import ImageSource, open_source
+from lit_jax.data.registry import open_source
+from lit_jax.data.sources.image_source import ImageSource
 from lit_jax.models import functional, registry
 
 COUNT, SIZE, BATCH = 96, 256, 16

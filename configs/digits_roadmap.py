@@ -2,7 +2,7 @@
 
     python -m lit_jax train --config configs/digits_roadmap.py:relu_dwc --workdir runs/relu_dwc
 
-`make roadmap` runs all rows over three seeds (demo/roadmap.py) and makes the source models they
+`make roadmap` runs all rows over three seeds (demo/roadmap) and makes the source models they
 start from; docs/roadmap.md holds the result. Tables 1 and 2 train from scratch, Table 3 inherits,
 Table 4 inherits and distils, as in the paper. Rows of one table share every number but the one that
 the table is about. Table 5 is not in the paper: students of one teacher, LiT and its siblings, each

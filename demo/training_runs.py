@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lit_jax.evaluation import curves
+from demo import curves
 from lit_jax.storage import files
 from lit_jax.training.metrics import TRACE, read_trace
 

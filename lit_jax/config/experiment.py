@@ -22,15 +22,19 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Training data: `name` is a row of the data registry (pixels), or a folder of latents, as
-    `python -m lit_jax encode` makes them; either is found under `data_dir`.
+    """Training data, found under `data_dir` by `name`.
 
-    `vae` is the model folder of the autoencoder that latents belong to; it must be the one that
-    made them. `flip` shows each example as its mirror image half of the time; for latents, their
-    encoder must have seen the mirror images. `caption_weights` says how often
-    each kind of caption of an image is used, in the order in which they were encoded, such as (0.6,
-    0.4); empty: all kinds alike. `workers` is the number of processes per host that read, 0 for
-    threads; it changes the speed, never the batches.
+    `kind` is "latents" (a folder that `python -m lit_jax encode` wrote) or a row of
+    `data.registry.SOURCES`, whose images are trained on as pixels: "tfds" (a prepared data set in
+    ArrayRecord; `name` as in `SourceConfig`), "class_folders" (`data_dir`/`name` holds a folder of
+    images per class) or "folder" (all images below it, without labels). Empty: "latents" or "tfds",
+    whichever the folder holds. `split` is that of a TFDS data set; folders have one.
+
+    `vae` is the model folder of the autoencoder that made the latents. `flip` shows each example
+    as its mirror image half of the time; latents must have been encoded with mirror images.
+    `caption_weights` are the weights of the kinds of captions of an image, in the order in which
+    they were encoded, such as (0.6, 0.4); empty: equal weights. `workers` is the number of reading
+    processes per host, 0 for threads; it changes the speed, never the batches.
     """
 
     name: str = "digits"
@@ -40,6 +44,7 @@ class DataConfig:
     vae: str = ""
     caption_weights: tuple[float, ...] = ()
     workers: int = 0
+    kind: str = ""
 
     def __post_init__(self) -> None:
         limit(self, "at least 0", "data.workers")

@@ -1,5 +1,5 @@
-"""Data sets: TFDS builders that write ArrayRecord, and the grain pipeline that reads it.
+"""Data: sources of images, folders of latents, and the grain pipeline that makes batches of them.
 
-Nothing in this room imports TensorFlow: tensorflow-datasets writes and reads ArrayRecord without
-it as long as images travel as encoded bytes (see `digits` and `transforms.decode_image`).
+Nothing in this package imports TensorFlow: tensorflow-datasets reads and writes ArrayRecord without
+it as long as images travel as encoded bytes.
 """

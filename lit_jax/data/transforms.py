@@ -1,25 +1,16 @@
-"""Image <-> array conversions, and the augmentations of a training example.
+"""Conversions of pixel values, and the augmentations of a training example.
 
 Letters: B batch, H height, W width, C channels.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 Example = Mapping[str, Any]
-
-
-def decode_image(encoded: bytes) -> np.ndarray:
-    """Return PNG or JPEG bytes to uint8 [H, W, C]; a grey image gets C = 1."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
@@ -43,12 +34,6 @@ def to_uint8(images: Any) -> np.ndarray:
             " (check the weights, the guidance scale and the compute dtype)"
         )
     return np.clip(np.float32(127.5) * values + np.float32(128.0), 0.0, 255.0).astype(np.uint8)
-
-
-def decode_example(example: Example) -> dict[str, Any]:
-    """Return a stored {"image": encoded bytes, "label"} as {"image": uint8 [H, W, C], "label":
-    int32}."""
-    return {"image": decode_image(example["image"]), "label": np.int32(example["label"])}
 
 
 def selected(batch: Example, names: Sequence[str]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _kept_features(path: Path, about: dict[str, Any] | None, wanted: int) -> np.
 
 def _tfds_images(config: ReferenceConfig) -> ImageSet:
     # Imported where it is used: TFDS takes seconds.
-    from lit_jax.data.sources.kinds import open_source
+    from lit_jax.data.registry import open_source
 
     name, split = tfds_name(config.source)
     source = open_source(SourceConfig(kind="tfds", path=config.data_dir, name=name, split=split))

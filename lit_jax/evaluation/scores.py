@@ -14,14 +14,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lit_jax.evaluation import features
 from lit_jax.evaluation.neighbours import PrecisionRecall, precision_recall
 
 __all__ = [
     "InceptionScore",
     "Moments",
     "PrecisionRecall",
-    "digit_frechet_distance",
     "frechet_distance",
     "inception_score",
     "kernel_distance",
@@ -165,20 +163,6 @@ def frechet_distance(
 def moments_distance(a: Moments, b: Moments) -> float:
     """Return `frechet_distance` of two accumulated sets."""
     return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-
-
-def digit_frechet_distance(images_a: np.ndarray, images_b: np.ndarray) -> float:
-    """Return Fréchet digit distance (FDD): uint8 digits [N, 8, 8, 1] compared in the space
-    "digit-96".
-
-    Not FID, and not comparable with any FID: the features are pixels and pooled differences in
-    [0, 1], not activations of Inception. Like every Fréchet distance of finite samples it is biased
-    upwards, the more the smaller N is, so compare only numbers made with the same counts.
-    """
-    return moments_distance(
-        moments(features.extract("digit-96", images_a)),
-        moments(features.extract("digit-96", images_b)),
-    )
 
 
 class InceptionScore(NamedTuple):

@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 import pytest
 
+from demo.digits import dataset as digits
 from lit_jax import sharding
 from lit_jax.checkpoints.folder import save_model_dir
 from lit_jax.commands.sample import job as sample
 from lit_jax.config import MeshConfig
-from lit_jax.data import digits
 from lit_jax.sampling.drawing import make_sampler
 from support import autoencoder_cases, tiny_runs
 

@@ -21,7 +21,7 @@ from lit_jax.commands.encode.shards import in_order, make_encoder
 from lit_jax.config import SourceConfig
 from lit_jax.data.crop import center_crop
 from lit_jax.data.latents.schema import read_schema
-from lit_jax.data.sources.kinds import open_source
+from lit_jax.data.registry import open_source
 from lit_jax.data.transforms import to_float
 from support import autoencoder_cases, encode_cases, tiny_runs
 from support.encode_cases import SIZE, config_for, stored

@@ -17,7 +17,7 @@ from lit_jax.data.buckets import nearest, sizes
 from lit_jax.data.crop import fill_crop
 from lit_jax.data.latents.schema import read_buckets, read_schema
 from lit_jax.data.pipeline import make_train_iterator
-from lit_jax.data.sources.kinds import open_source
+from lit_jax.data.registry import open_source
 from lit_jax.data.transforms import to_float
 from support import autoencoder_cases, encode_cases
 from support.encode_cases import config_for, stored

@@ -11,7 +11,7 @@ import pytest
 from lit_jax.commands.encode.job import encode
 from lit_jax.data.crop import center_crop
 from lit_jax.data.latents.schema import read_schema
-from lit_jax.data.sources.kinds import open_source
+from lit_jax.data.registry import open_source
 from support import encode_cases
 from support.encode_cases import SIZE, config_for, stored
 from support.live_parity import live_seed, randomise_

@@ -119,7 +119,11 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "classes": ({}, {"num_classes": 10}, "has 3 classes, the model num_classes=10; use 3, or 0"),
     "split": ({"split": "test"}, {}, "unknown split of .* 'test'"),
     "name": ({"name": "tiny"}, {}, "unknown data set 'tiny'.*holds no latents"),
-    "pixels": ({"name": "digits"}, {}, "data.vae is .*, but data set 'digits' holds pixels"),
+    "pixels": (
+        {"name": "digits", "kind": "tfds"},
+        {},
+        "data.vae is .*, but data set 'digits' holds pixels",
+    ),
     "workers": ({"workers": -1}, {}, "data.workers is -1; it must be at least 0"),
 }
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_jax.data import digits
+from demo.digits import dataset as digits
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from lit_jax.config import SourceConfig
-from lit_jax.data.sources.image_source import BrokenImage
-from lit_jax.data.sources.kinds import ImageSource, open_source
+from lit_jax.data.registry import open_source
+from lit_jax.data.sources.image_source import BrokenImage, ImageSource
 
 
 def bitmap(grey: int = 0, size: tuple[int, int] = (4, 4)) -> bytes:

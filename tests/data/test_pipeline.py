@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from lit_jax.data import pipeline
+from demo.digits import dataset
+from lit_jax.config import DataConfig
+from lit_jax.data import pipeline, pixels, registry
 
 
 def _iterator(data_dir, batch_size=32, seed=3, **options):
@@ -39,7 +39,7 @@ def test_every_example_once_per_epoch_and_epochs_differ(data_dir):
     batches = _take(_iterator(data_dir, batch_size=10), 389)
     rows = np.concatenate([b["image"].reshape(10, 64) for b in batches])
     labels = np.concatenate([b["label"] for b in batches])
-    images, stored = pipeline.load_split("digits", data_dir, "train")
+    images, stored = dataset.load_split(data_dir, "train")
     expected = sorted(map(bytes, (images.reshape(-1, 64) / np.float32(127.5) - 1).astype("f4")))
     epochs = [rows[:1297], rows[1297:2594]]
     for epoch in epochs:
@@ -111,8 +111,7 @@ def test_flip_mirrors_about_half_and_depends_on_the_position(data_dir):
 
 def test_records_read_on_demand_give_the_same_batches(data_dir, monkeypatch):
     expected = _take(_iterator(data_dir), 3)
-    spec = dataclasses.replace(pipeline.DATASETS["digits"], in_memory=False)
-    monkeypatch.setitem(pipeline.DATASETS, "digits", spec)
+    monkeypatch.setattr(pixels, "KEPT_IN_MEMORY", 1)
     assert _equal(_take(_iterator(data_dir), 3), expected)
 
 
@@ -127,16 +126,19 @@ def test_records_read_on_demand_give_the_same_batches(data_dir, monkeypatch):
         ({"seed": -1}, "data seed is -1"),
     ],
 )
-def test_impossible_requests_fail_before_reading(options, message):
+def test_impossible_requests_fail_before_reading(data_dir, monkeypatch, options, message):
+    monkeypatch.setattr(pixels.Pixels, "__getitem__", lambda *_: pytest.fail("a record was read"))
     with pytest.raises(ValueError, match=message):
-        _iterator("/nowhere", **options)  # the missing folder would be the later error
+        _iterator(data_dir, **options)
 
 
-def test_unknown_names_and_missing_data_name_the_remedy(tmp_path):
+def test_unknown_names_and_missing_data_name_the_remedy(tmp_path, data_dir):
     with pytest.raises(ValueError, match="did you mean 'digits'"):
         pipeline.make_train_iterator("digit", tmp_path, "train", 8, 0)
-    with pytest.raises(ValueError, match="unknown split of digits 'test'.*heldout, train"):
-        pipeline.load_split("digits", tmp_path, "test")
+    with pytest.raises(ValueError, match="unknown split of .*digits/1.0.0 'test'.*heldout, train"):
+        dataset.load_split(data_dir, "test")
+    with pytest.raises(ValueError, match="unknown data.kind 'class_folder'; did you mean"):
+        registry.dataset_kind(DataConfig(kind="class_folder"))
     for folder in (tmp_path, tmp_path / "missing"):
         with pytest.raises(ValueError, match="not prepared in .*python -m lit_jax.data digits"):
             _iterator(folder)

@@ -17,8 +17,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from lit_jax.config import SourceConfig
+from lit_jax.data.registry import open_source
 from lit_jax.data.sources.image_source import BrokenImage, decode_rgb, reason
-from lit_jax.data.sources.kinds import open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -291,7 +291,7 @@ def test_reading_needs_no_tensorflow(named: Path) -> None:
     code = (
         "import sys\n"
         "from lit_jax.config import SourceConfig\n"
-        "from lit_jax.data.sources.kinds import open_source\n"
+        "from lit_jax.data.registry import open_source\n"
         f"source = open_source(SourceConfig(kind='tfds', path={str(named)!r}, name='named'))\n"
         "print(source.name(0), source.load(0).size, 'tensorflow' in sys.modules)\n"
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from lit_jax.data import transforms
 
@@ -27,12 +24,3 @@ def test_to_uint8_inverts_to_float_for_every_grey():
 def test_to_uint8_refuses_non_finite_pixels():
     with pytest.raises(ValueError, match="2 of 3 pixel values are not finite"):
         transforms.to_uint8([0.0, np.nan, np.inf])
-
-
-@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
-def test_decode_image_gives_three_axes(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    decoded = transforms.decode_image(buffer.getvalue())
-    np.testing.assert_array_equal(decoded, pixels.reshape(5, 4, -1))

@@ -29,7 +29,7 @@ ROWS = ("relu", "lambda.5_.05", "clear3_untrained")
 
 def roadmap(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, "demo/roadmap.py", *arguments]
+    command = [sys.executable, "-m", "demo.roadmap", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -107,7 +107,7 @@ def test_results_of_other_settings_are_not_mixed_in(finished: Path) -> None:
 def test_bad_arguments_are_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo: None, argument: str, message: str
 ) -> None:
-    module = importlib.import_module("roadmap")
+    module = importlib.import_module("demo.roadmap.__main__")
     monkeypatch.setattr(sys, "argv", ["roadmap.py", f"--out={tmp_path / 'out'}", argument])
     with pytest.raises(SystemExit) as stop:
         module.main()
@@ -123,7 +123,7 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_sources_are_the_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo: None
 ) -> None:
-    runs = importlib.import_module("roadmap_runs")
+    runs = importlib.import_module("demo.roadmap.runs")
     monkeypatch.setattr(digits_roadmap, "SOURCE_STEPS", (2, 4))
     monkeypatch.setattr(digits_roadmap, "NOT_EMA", "source2_model")
     model = registry.model_config("DiT", **tiny_runs.SIZE)
@@ -167,7 +167,7 @@ def verdicts(demo_report: Any, distances: dict[str, list[float]]) -> dict[tuple[
 
 
 def test_a_verdict_needs_more_than_the_spread(demo: None) -> None:
-    module = importlib.import_module("roadmap_report")
+    module = importlib.import_module("demo.roadmap.report")
     found = verdicts(
         module,
         {
@@ -190,7 +190,7 @@ def test_a_verdict_needs_more_than_the_spread(demo: None) -> None:
 
 
 def test_one_seed_shows_nothing(demo: None) -> None:
-    module = importlib.import_module("roadmap_report")
+    module = importlib.import_module("demo.roadmap.report")
     assert verdicts(module, {"relu_dwc": [1.0], "relu": [9.0]}) == {
         ("relu_dwc", "relu"): "one seed"
     }
@@ -206,7 +206,9 @@ def report_of(demo_report: Any, distances: dict[str, list[float]]) -> dict[str, 
 
 def test_rows_that_were_not_run_again_stay(demo: None) -> None:
     """With a heading that is today's, and in verdicts together with the new ones."""
-    module, merge = (importlib.import_module(name) for name in ("roadmap_report", "roadmap_merge"))
+    module, merge = (
+        importlib.import_module(name) for name in ("demo.roadmap.report", "demo.roadmap.merge")
+    )
     earlier = report_of(module, {"relu": [2.0, 2.2], "lambda.5_.05": [0.5, 0.6]})
     earlier["rows"]["relu"]["label"] = "another"
     report = report_of(module, {"relu_dwc": [1.0, 1.1], "clear3": [0.3, 0.5]})
@@ -236,7 +238,9 @@ def test_rows_that_were_not_run_again_stay(demo: None) -> None:
 def test_rows_of_another_measure_are_not_mixed_in(
     demo: None, key: str, value: Any, message: str
 ) -> None:
-    module, merge = (importlib.import_module(name) for name in ("roadmap_report", "roadmap_merge"))
+    module, merge = (
+        importlib.import_module(name) for name in ("demo.roadmap.report", "demo.roadmap.merge")
+    )
     earlier = report_of(module, {"relu": [2.0]})
     report = report_of(module, {"relu_dwc": [1.0]}) | {key: value}
     with pytest.raises(ValueError, match=message):
@@ -244,7 +248,7 @@ def test_rows_of_another_measure_are_not_mixed_in(
 
 
 def test_a_row_without_a_published_number(demo: None, tmp_path: Path) -> None:
-    module = importlib.import_module("roadmap_report")
+    module = importlib.import_module("demo.roadmap.report")
     report = report_of(module, {"relu": [2.0, 2.2], "sana": [1.9, 2.0], "clear3": [0.3, 0.5]})
     text = module.to_markdown(report)
     assert "| SANA | 1.950 ± 0.071 | 50.0 ± 0.0 % |  |  |" in text
@@ -257,7 +261,7 @@ def test_a_row_without_a_published_number(demo: None, tmp_path: Path) -> None:
 
 
 def test_an_untrained_row_is_the_source_with_another_attention(demo: None, tmp_path: Path) -> None:
-    runs = importlib.import_module("roadmap_runs")
+    runs = importlib.import_module("demo.roadmap.runs")
     run = runs.Run("clear2_untrained", 0, None, 60, str(tmp_path))
     config = runs.config_of(run)
     source = registry.model_config("DiT", **config.model.overrides | {"window_size": 8})
@@ -271,10 +275,10 @@ def test_an_untrained_row_is_the_source_with_another_attention(demo: None, tmp_p
 
 
 def test_the_page_holds_the_numbers_of_its_json(demo: None) -> None:
-    module = importlib.import_module("roadmap_report")
+    module = importlib.import_module("demo.roadmap.report")
     report = json.loads((ROOT / "docs" / "roadmap.json").read_text())
     page = (ROOT / "docs" / "roadmap.md").read_text()
-    assert page == module.into_page(page, report), "run: demo/roadmap_report.py RUN docs"
+    assert page == module.into_page(page, report), "run: python -m demo.roadmap.report RUN docs"
     seeds = {tuple(row["frechet_distance"]["values"]) for row in report["rows"].values()}
     assert seeds == {("0", "1", "2")}
     assert list(report["rows"]) == [name for name in digits_roadmap.ROWS if name in report["rows"]]

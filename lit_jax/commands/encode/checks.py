@@ -16,8 +16,8 @@ from lit_jax.config import EncodeConfig, SourceConfig, TextConfig
 from lit_jax.data import buckets
 from lit_jax.data.latents.schema import REQUEST, LatentSchema
 from lit_jax.data.latents.writer import estimated_bytes
-from lit_jax.data.sources.image_source import BrokenImage
-from lit_jax.data.sources.kinds import ImageSource, open_source
+from lit_jax.data.registry import open_source
+from lit_jax.data.sources.image_source import BrokenImage, ImageSource
 from lit_jax.data.tokenizer import load_tokenizer
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.runs.hosts import Log

@@ -82,8 +82,8 @@ def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Call
     settings = run.config.sample
     if not settings.every:
         return lambda step, state, values, batch: None
-    vae = None if run.facts.vae is None else load_vae(run.config.data.vae, run.mesh)
-    draw = grid_drawer(run.config, run.student, run.mesh, vae)
+    vae = None if run.info.vae is None else load_vae(run.config.data.vae, run.mesh)
+    draw = grid_drawer(run.config, run.student, run.info, run.mesh, vae)
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:
         if step % settings.every == 0:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lit_jax import sharding
 from lit_jax.checkpoints import folder
-from lit_jax.commands.train.data import DataFacts, check_data, check_recorded, open_data
+from lit_jax.commands.train.data import DataInfo, check_data, check_recorded, open_data
 from lit_jax.commands.train.grids import check_grids
 from lit_jax.config import TrainConfig
 from lit_jax.data.stream import BatchStream
@@ -53,7 +53,7 @@ class Run:
     process: GaussianProcess
     objective: Objective
     data: BatchStream
-    facts: DataFacts
+    info: DataInfo
     log: Log
 
 
@@ -91,27 +91,28 @@ def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
             " train; leave out a pattern"
         )
     make_optimizer(config.optimizer, config.total_steps, frozen, student)
-    facts = check_data(config, student)
+    info = check_data(config, student)
 
-    teacher = check_teacher(config, student, facts)
+    teacher = check_teacher(config, student, info)
     if config.inherit.source:
-        check_inheritance(config, student, facts)
+        check_inheritance(config, student, info)
     if config.sample.every:
-        check_grids(config, student, mesh)
+        check_grids(config, student, info, mesh)
     check_workdir(workdir, student)
     data = open_data(
         config,
         student,
+        info,
         config.batch_size,
         shard_index=jax.process_index(),
         shard_count=jax.process_count(),
         workers=config.data.workers,
     )
-    return Run(config, workdir, mesh, student, teacher, process, objective, data, facts, log)
+    return Run(config, workdir, mesh, student, teacher, process, objective, data, info, log)
 
 
 def check_teacher(
-    config: TrainConfig, student: DenoiserConfig, facts: DataFacts
+    config: TrainConfig, student: DenoiserConfig, info: DataInfo
 ) -> DenoiserConfig | None:
     """Return the teacher's configuration; its inputs and outputs must be the student's."""
     path = config.distill.teacher
@@ -135,7 +136,7 @@ def check_teacher(
             )
     if config.distill.compares_attention:
         check_attention(path, teacher, student)
-    check_recorded(path, facts, "teacher")
+    check_recorded(path, info, "teacher")
     return teacher
 
 
@@ -159,12 +160,12 @@ def attention_outputs(config: DenoiserConfig) -> dict[str, int]:
     return {"layers": layers, "tokens": config.num_tokens, "channels of attention": channels}
 
 
-def check_inheritance(config: TrainConfig, student: DenoiserConfig, facts: DataFacts) -> None:
+def check_inheritance(config: TrainConfig, student: DenoiserConfig, info: DataInfo) -> None:
     """Refuse a source that lacks what its policy names, in the student's shapes."""
     settings = config.inherit
     folder.require_weights(settings.source)
     source = folder.read_denoiser_config(settings.source)
-    check_recorded(settings.source, facts, "source")
+    check_recorded(settings.source, info, "source")
     shapes, source_shapes = functional.abstract_params(student), functional.abstract_params(source)
     inherited_paths(student, shapes, source, source_shapes, settings.policy, settings.reinitialise)
 

@@ -12,7 +12,16 @@ from lit_jax.checkpoints.identity import TextEncoderIdentity, VaeIdentity, vae_i
 from lit_jax.checkpoints.recorded import recorded_text_encoder, recorded_vae
 from lit_jax.config import DataConfig, TrainConfig, from_mapping
 from lit_jax.data import pipeline
-from lit_jax.data.latents.schema import DRAWN, LatentSchema, read_null_caption, read_schema
+from lit_jax.data.latents.schema import (
+    DRAWN,
+    LatentSchema,
+    is_latent_folder,
+    read_null_caption,
+    read_schema,
+)
+from lit_jax.data.pixels import require_image_shape
+from lit_jax.data.registry import LATENTS, dataset_kind, open_images
+from lit_jax.data.sources.image_source import ImageSource
 from lit_jax.data.stream import BatchStream
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig, LabelledConfig
@@ -20,17 +29,19 @@ from lit_jax.training.batch import StartOf, latents, pixels
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """Data of a run. `vae` is None for pixels, the last two without captions; `null_caption_LxC` is
-    the encoding of the empty prompt, float32. `start_of` makes x_start of a batch."""
+class DataInfo:
+    """Data of a run. `vae` is None for pixels; `text_encoder` and `null_caption_LxC`, the float32
+    encoding of the empty prompt, are None without captions; `images` is None for latents.
+    `start_of` returns x_start of a batch."""
 
     vae: VaeIdentity | None = None
     start_of: StartOf = pixels
     text_encoder: TextEncoderIdentity | None = None
     null_caption_LxC: np.ndarray | None = None
+    images: ImageSource | None = None
 
 
-def check_data(config: TrainConfig, student: DenoiserConfig) -> DataFacts:
+def check_data(config: TrainConfig, student: DenoiserConfig) -> DataInfo:
     """Return the model must fit the images or latents of the data set, and its labels or captions.
 
     Raises ValueError when it does not, or when the autoencoder is another one.
@@ -45,42 +56,50 @@ def check_data(config: TrainConfig, student: DenoiserConfig) -> DataFacts:
     return check_labelled(config, student)
 
 
-def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataFacts:
-    """Return data for a DiT or LiT: images or latents of its size, with its classes."""
-    data = config.data
-    expected = (*student.image_size, student.in_channels)
-    if pipeline.is_latents(data.name, data.data_dir):
-        path = Path(data.data_dir, data.name)
-        schema = read_schema(path)
-        if schema.buckets:
-            raise ValueError(
-                f"the latents in {path} have {len(schema.buckets)} aspect ratios, a"
-                f" {student.family} takes one; encode with buckets=''"
-            )
-        shape, classes = schema.latent_shape, len(schema.classes)
-        what = f"latents of images of {schema.resolution} x {schema.resolution} pixels,"
-        if schema.vae:
-            vae = check_vae(data.vae, schema, path)
-            facts = DataFacts(vae, start_of_latents(schema, vae))
-        else:  # a model of pixels has drawn them
-            require_no_vae(data)
-            facts, what = DataFacts(), "images"
-    else:
-        require_no_vae(data)
-        spec = pipeline.dataset_spec(data.name)
-        facts, shape, classes, what = DataFacts(), spec.image_shape, spec.num_classes, "images"
-    if shape != expected:
-        raise ValueError(
-            f"data set {data.name!r} has {what} {shape}, the model takes {expected};"
-            " set model.overrides input_size and in_channels"
-        )
+def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataInfo:
+    """Return the data of a model with class labels: images or latents of its size, its classes."""
+    data, kind = config.data, dataset_kind(config.data)
+    info, classes = check_latents(data, student) if kind == LATENTS else check_pixels(data, student)
     if student.num_classes not in (0, classes):
         remedy = f"use {classes}, or 0 for unconditional" if classes else "use 0 (unconditional)"
         raise ValueError(
             f"data set {data.name!r} has {classes or 'no'} classes, the model"
             f" num_classes={student.num_classes}; {remedy}"
         )
-    return facts
+    return info
+
+
+def check_latents(data: DataConfig, student: LabelledConfig) -> tuple[DataInfo, int]:
+    """Return a folder of latents of the model's shape, and its number of classes."""
+    path = Path(data.data_dir, data.name)
+    schema = read_schema(path)
+    if schema.buckets:
+        raise ValueError(
+            f"the latents in {path} have {len(schema.buckets)} aspect ratios, a"
+            f" {student.family} takes one; encode with buckets=''"
+        )
+    shape, expected = schema.latent_shape, (*student.image_size, student.in_channels)
+    if schema.vae:
+        vae = check_vae(data.vae, schema, path)
+        info = DataInfo(vae, start_of_latents(schema, vae))
+        what = f"latents of images of {schema.resolution} x {schema.resolution} pixels,"
+    else:  # drawn by a model of pixels
+        require_no_vae(data)
+        info, what = DataInfo(), "images"
+    if shape != expected:
+        raise ValueError(
+            f"data set {data.name!r} has {what} {shape}, the model takes {expected};"
+            " set model.overrides input_size and in_channels"
+        )
+    return info, len(schema.classes)
+
+
+def check_pixels(data: DataConfig, student: LabelledConfig) -> tuple[DataInfo, int]:
+    """Return images that can be cropped to the model's size, and their number of classes."""
+    require_no_vae(data)
+    images = open_images(data, dataset_kind(data))
+    require_image_shape(images, (*student.image_size, student.in_channels), data.name)
+    return DataInfo(images=images), len(images.classes)
 
 
 def require_no_vae(data: DataConfig) -> None:
@@ -97,10 +116,10 @@ def start_of_latents(schema: LatentSchema, vae: VaeIdentity) -> StartOf:
     return pixels if schema.moments == DRAWN else latents(vae.scaling_factor)
 
 
-def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
+def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataInfo:
     """Return data for a PixArt or text-to-image LiT: latents with the features of captions."""
     data, path = config.data, Path(config.data.data_dir, config.data.name)
-    if not pipeline.is_latents(data.name, data.data_dir) or not read_schema(path).text:
+    if not is_latent_folder(path) or not read_schema(path).text:
         raise ValueError(
             f"{config.model.name} is conditioned on captions, but {path} holds no features of a"
             " text encoder; encode images and captions with `text` set (configs/encode_t2i.py)"
@@ -136,7 +155,7 @@ def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataFacts:
         )
     encoder = from_mapping(TextEncoderIdentity, schema.text["encoder"], f"{path}: text encoder")
     start_of = start_of_latents(schema, vae)
-    return DataFacts(vae, start_of, encoder, read_null_caption(path, schema))
+    return DataInfo(vae, start_of, encoder, read_null_caption(path, schema))
 
 
 def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
@@ -153,21 +172,22 @@ def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
     return vae
 
 
-def check_recorded(model: str, facts: DataFacts, what: str) -> None:
+def check_recorded(model: str, info: DataInfo, what: str) -> None:
     """Refuse a teacher or a source of weights of other latents or text features, as far as its
     folder records them."""
     vae, encoder = recorded_vae(model), recorded_text_encoder(model)
-    if vae is not None and facts.vae is not None:
-        vae.require_same(facts.vae, f"the latents of {what} {model}", "that of the data")
-    if encoder is not None and facts.text_encoder is not None:
+    if vae is not None and info.vae is not None:
+        vae.require_same(info.vae, f"the latents of {what} {model}", "that of the data")
+    if encoder is not None and info.text_encoder is not None:
         encoder.require_same(
-            facts.text_encoder, f"the captions of {what} {model}", "that of the data"
+            info.text_encoder, f"the captions of {what} {model}", "that of the data"
         )
 
 
 def open_data(
     config: TrainConfig,
     student: DenoiserConfig,
+    info: DataInfo,
     batch_size: int,
     *,
     shard_index: int = 0,
@@ -189,6 +209,9 @@ def open_data(
         config.data.split,
         batch_size,
         config.seed,
+        kind=config.data.kind,
+        images=info.images,
+        image_shape=(*student.image_size, student.in_channels),
         shard_index=shard_index,
         shard_count=shard_count,
         flip=config.data.flip,

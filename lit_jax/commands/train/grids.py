@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from lit_jax import sharding
 from lit_jax.commands.sample.checks import check
-from lit_jax.commands.train.data import open_data
+from lit_jax.commands.train.data import DataInfo, open_data
 from lit_jax.config import TrainConfig
 from lit_jax.data.stream import BatchStream
 from lit_jax.models.conditions import TextCondition
@@ -41,23 +41,23 @@ DrawGrid = Callable[[Any, Path], np.ndarray | None]
 are not finite."""
 
 
-def check_grids(config: TrainConfig, student: DenoiserConfig, mesh: Mesh) -> None:
+def check_grids(config: TrainConfig, student: DenoiserConfig, info: DataInfo, mesh: Mesh) -> None:
     """Raise ValueError for a sampling protocol that the model cannot follow, and for more images
     than there are captions."""
     if isinstance(student, PixArtConfig):
         check_protocol(text_protocol(config), student)
-        captions(config, student, mesh)
+        captions(config, student, info, mesh)
     else:
         check(student, label_protocol(config, student), (), config.sample.count, mesh.size)
 
 
 def grid_drawer(
-    config: TrainConfig, student: DenoiserConfig, mesh: Mesh, vae: Vae | None
+    config: TrainConfig, student: DenoiserConfig, info: DataInfo, mesh: Mesh, vae: Vae | None
 ) -> DrawGrid:
     """Return what draws the grids of a run. Everything is compiled with the first one."""
     if isinstance(student, PixArtConfig):
         assert vae is not None  # captions come with latents
-        return _from_captions(config, student, mesh, vae)
+        return _from_captions(config, student, info, mesh, vae)
     protocol = label_protocol(config, student)
 
     def draw(params: Any, path: Path) -> np.ndarray | None:
@@ -66,9 +66,11 @@ def grid_drawer(
     return draw
 
 
-def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: Vae) -> DrawGrid:
+def _from_captions(
+    config: TrainConfig, student: PixArtConfig, info: DataInfo, mesh: Mesh, vae: Vae
+) -> DrawGrid:
     """Draw for the captions of the first examples of the data, always the same ones."""
-    stream = captions(config, student, mesh)
+    stream = captions(config, student, info, mesh)
     batch = next(stream)
     stream.close()
     placed = place_everywhere({name: batch[name] for name in ("tokens", "mask")}, mesh)
@@ -87,10 +89,10 @@ def _from_captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh, vae: 
     return draw
 
 
-def captions(config: TrainConfig, student: PixArtConfig, mesh: Mesh) -> BatchStream:
+def captions(config: TrainConfig, student: PixArtConfig, info: DataInfo, mesh: Mesh) -> BatchStream:
     """Return the data of a run, as many examples at a time as a grid needs; nothing is read yet."""
     count = fitting_batch(config.sample.count, config.sample.count, mesh.size)
-    return open_data(config, student, count)
+    return open_data(config, student, info, count)
 
 
 def label_protocol(config: TrainConfig, student: DenoiserConfig) -> Protocol:

@@ -98,7 +98,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
         accumulation=config.optimizer.accumulation,
         seed=config.seed,
         condition_of=condition_of(run.student),
-        start_of=run.facts.start_of,
+        start_of=run.info.start_of,
         frozen=frozen,
     )
     abstract_state = jax.eval_shape(lambda p: create_state(p, optimizer), abstract)
@@ -128,7 +128,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
 def with_null_caption(run: Run, params: Any) -> Any:
     """Return the parameters with the encoding of the empty prompt in the place of the null caption,
     as the official training code has it; unchanged without captions."""
-    null_LxC = run.facts.null_caption_LxC
+    null_LxC = run.info.null_caption_LxC
     if null_LxC is None:
         return params
     path = roles_of(run.student).null_caption
@@ -165,7 +165,7 @@ def save_config(run: Run) -> None:
             "provenance": {"job": "train"},
             "train": dataclasses.asdict(run.config),
         }
-        origins = {recorded.VAE: run.facts.vae, recorded.TEXT_ENCODER: run.facts.text_encoder}
+        origins = {recorded.VAE: run.info.vae, recorded.TEXT_ENCODER: run.info.text_encoder}
         for entry, identity in origins.items():
             if identity is not None:
                 content[entry] = dataclasses.asdict(identity)

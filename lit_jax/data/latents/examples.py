@@ -1,4 +1,4 @@
-"""Latents as training examples: what is drawn, and one part for every size of images."""
+"""Latents as training examples, with random choices and one stream for every size of images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from lit_jax.config import unknown_name
 from lit_jax.data import transforms
+from lit_jax.data.examples import LABEL, Examples, SizeStream, seeds
 from lit_jax.data.latents import reader as latents
 from lit_jax.data.latents.schema import DRAWN, LatentSchema, read_buckets
 from lit_jax.data.mixture import Reshuffled
-from lit_jax.data.parts import LABEL, Examples, Part, seeds
 
 
 def latent_examples(
@@ -26,7 +26,7 @@ def latent_examples(
     captions: bool,
     caption_weights: Mapping[str, float],
 ) -> Examples:
-    """Return the latents in a folder, one part for every bucket that holds some.
+    """Return the latents in a folder, one stream for every bucket that is not empty.
 
     Raises ValueError for mirror images and captions that are not there, and for files that are
     missing, damaged or not those of the schema.
@@ -52,7 +52,7 @@ def latent_examples(
         length, width = schema.text["max_length"], schema.text["width"]
         arrays["tokens"] = (length, width), np.dtype(schema.text["dtype"])
         arrays["mask"] = (length,), np.dtype(np.int8)
-    parts = []
+    sizes = []
     for bucket in np.unique(buckets_N).tolist():
         drawn = seeds(seed, bucket) if schema.buckets else seeds(seed)
         rows = np.flatnonzero(buckets_N == bucket)
@@ -66,27 +66,27 @@ def latent_examples(
         dataset = latents.examples(order, schema, shape, latents.Draws(mirror, caption, weights))
         name = "image" if schema.moments == DRAWN else "moments"
         found = {name: (shape[1:], np.dtype(schema.dtype))}
-        parts.append(Part(dataset, found | arrays, len(rows)))
+        sizes.append(SizeStream(dataset, found | arrays, len(rows)))
     identity = {"data schema sha256": schema.identity_sha256()}
-    return Examples(parts, transforms.selected, identity)
+    return Examples(sizes, transforms.selected, identity)
 
 
 def weights_of_kinds(
-    asked: Mapping[str, float], schema: LatentSchema, folder: Path
+    given: Mapping[str, float], schema: LatentSchema, folder: Path
 ) -> tuple[float, ...]:
     """Return the weight of every kind of captions of a data set. Raises ValueError for a kind that
     it does not have, and for weights that are negative, or all zero."""
     kinds = schema.captions if schema.text else ()
-    if asked and not kinds:
+    if given and not kinds:
         raise ValueError(
             f"caption_weights are given, but {folder} holds no features of captions; encode it with"
             " text, or leave them out"
         )
-    for kind, weight in asked.items():
+    for kind, weight in given.items():
         if kind not in kinds:
             raise unknown_name(f"kind of captions in {folder}", kind, kinds)
         if not 0 <= weight < np.inf:
             raise ValueError(f"caption_weights gives {kind!r} {weight}; it must be at least 0")
-    if asked and not any(asked.values()):
-        raise ValueError(f"caption_weights are all 0: {dict(asked)}; one must be more")
-    return tuple(float(asked[kind]) if kind in asked else float(not asked) for kind in kinds)
+    if given and not any(given.values()):
+        raise ValueError(f"caption_weights are all 0: {dict(given)}; one must be more")
+    return tuple(float(given[kind]) if kind in given else float(not given) for kind in kinds)

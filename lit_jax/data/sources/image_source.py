@@ -37,12 +37,14 @@ class BrokenImage(ValueError):
 class ImageSource(abc.ABC):
     """Images in a fixed order, with random access; safe to be used by several threads.
 
-    `classes` are the names that labels count; empty without labels. `captions` are the kinds of
-    texts that images come with. Nothing but what the methods are asked for is read.
+    `classes` are the names of the labels 0, 1, ...; empty without labels. `captions` are the kinds
+    of texts of an image. `image_shape` [H, W, C] is recorded when all images have the same. Each
+    method reads only what it returns. Training with worker processes pickles the source.
     """
 
     classes: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
+    image_shape: tuple[int, int, int] | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

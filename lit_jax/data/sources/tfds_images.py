@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +19,12 @@ from lit_jax.config import SourceConfig, unknown_name
 from lit_jax.data.open_files import allow_open_files
 from lit_jax.data.sources.image_source import BrokenImage, ImageSource, decode_text, require_text
 
-INFO = "dataset_info.json"
+INFO, FEATURES = "dataset_info.json", "features.json"
 IMAGE, LABEL, FILE_NAME = "image", "label", "file_name"
+
+
+_LAST = threading.local()  # outside of the sources, which worker processes receive pickled
+_KEYS = itertools.count()
 
 
 class TfdsImages(ImageSource):
@@ -54,20 +60,23 @@ class TfdsImages(ImageSource):
             )
         # The data set may be stored in a second format beside this one.
         stored = tfds.builder_from_directory(str(folder), file_format="array_record").info
-        self._info = stored.splits[config.split]
+        split = stored.splits[config.split]
+        self._split, self._key = config.split, next(_KEYS)
+        self._files = sorted(zip(split.filepaths, split.shard_lengths, strict=True))
+        shape = features[IMAGE].shape
+        self.image_shape = None if None in shape else tuple(shape)
         self._named = isinstance(features.get(FILE_NAME), tfds.features.Text)
         if isinstance(features.get(LABEL), tfds.features.ClassLabel):
             self.classes = tuple(features[LABEL].names)
-        allow_open_files(len(self._info.filepaths))
-        self._records = ArrayRecordDataSource(self._info.file_instructions)
-        self._last = threading.local()
+        allow_open_files(len(self._files))
+        self._records = ArrayRecordDataSource(split.file_instructions)
 
     def __len__(self) -> int:
         return len(self._records)
 
     def name(self, index: int) -> str:
         if not self._named:
-            return f"{self._info.name}/{index:06d}"
+            return f"{self._split}/{index:06d}"
         name: bytes = self._only(index, FILE_NAME, "bytes_list")
         return name.decode("utf-8", "backslashreplace")
 
@@ -90,8 +99,7 @@ class TfdsImages(ImageSource):
 
     def listing_sha256(self) -> str:
         digest = hashlib.sha256()
-        lengths = self._info.shard_lengths
-        for path, length in zip(sorted(self._info.filepaths), lengths, strict=True):
+        for path, length in self._files:
             file = Path(path)
             digest.update(f"{file.name}\0{length}\0{file.stat().st_size}\n".encode())
         return digest.hexdigest()
@@ -104,9 +112,9 @@ class TfdsImages(ImageSource):
         return values[0]
 
     def _record(self, index: int) -> Mapping[str, Any]:
-        """Return the features of record `index`, as they are stored; kept until this thread asks
-        for another, since name, label and image are asked for one after the other."""
-        if getattr(self._last, "index", None) != index:
+        """Return the features of record `index`, as they are stored. The last record of a thread
+        is kept, since its name, label and image are needed one after the other."""
+        if getattr(_LAST, "key", None) != (self._key, index):
             try:
                 record = tf_example_pb2.Example.FromString(self._records[index])
             except (DecodeError, RuntimeError) as error:
@@ -115,9 +123,15 @@ class TfdsImages(ImageSource):
                 if isinstance(error, RuntimeError) and "Corrupted" not in str(error):
                     raise
                 raise BrokenImage("the record is damaged") from error
-            self._last.record, self._last.index = record.features.feature, index
-        features: Mapping[str, Any] = self._last.record
+            _LAST.features, _LAST.key = record.features.feature, (self._key, index)
+        features: Mapping[str, Any] = _LAST.features
         return features
+
+
+def holds_images(folder: Path) -> bool:
+    """Return True for the folder of a prepared TFDS data set that has a feature "image"."""
+    found = [path for depth in ("", "*/", "*/*/") for path in folder.glob(f"{depth}{FEATURES}")]
+    return any(IMAGE in json.loads(path.read_text())["featuresDict"]["features"] for path in found)
 
 
 def prepared_folder(data_dir: Path, name: str) -> Path:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(ROOT))
@@ -28,14 +28,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from demo.digits import classifier, dataset, features
+from demo.digits import report as reports
+from demo.digits.teacher import TEACHER, convert_teacher
 from demo.training_runs import draw_losses, training_effort
 from lit_jax.checkpoints import folder
 from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.commands.sample.job import Protocol, sample
 from lit_jax.commands.train.job import train
 from lit_jax.config import TrainConfig, from_mapping
-from lit_jax.data import pipeline
-from lit_jax.evaluation import classifier, reports, scores
 from lit_jax.models.cost import attention_macs
 from lit_jax.models.functional import abstract_params, count_params
 from lit_jax.runs.progress import duration
@@ -45,7 +46,6 @@ from lit_jax.training.metrics import TRACE, read_trace
 
 Images = Mapping[str, np.ndarray]  # a loaded samples.npz
 
-TEACHER = ROOT / "demo" / "teacher" / "digits_dit.safetensors"
 STUDENTS = ("distilled", "inherited", "scratch")
 SAMPLERS = {"ddpm": "50", "ddim": "ddim25"}
 GUIDANCE = 1.5
@@ -93,24 +93,9 @@ def prepare_data(out: Path) -> Path:
     """Step 1: the 1,797 digits of scikit-learn as a TFDS data set in ArrayRecord files."""
     data_dir = out / "data"
     heading(f"1/5 data: python -m lit_jax.data digits {data_dir}")
-    info = pipeline.prepare("digits", data_dir)
+    info = dataset.prepare(data_dir)
     print({name: split.num_examples for name, split in info.splits.items()})
     return data_dir
-
-
-def convert_teacher(target: Path, title: str) -> Path:
-    """Step 2: the shipped softmax teacher, from the official DiT key layout to a model folder."""
-    command = ["tools/convert_torch_ckpt.py", "--src", str(TEACHER.relative_to(ROOT))]
-    command += ["--dst", str(target.absolute())]
-    heading(f"{title}: python {' '.join(command)}")
-    if not target.exists():
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
-        return target
-    source = json.loads((target / folder.CONFIG).read_text())["provenance"]["sha256"]
-    if source != files.sha256_file(TEACHER):
-        raise ValueError(f"{target} was made from another {TEACHER.name}; choose another --out")
-    print(f"{target} is there already")
-    return target
 
 
 def train_student(recipe: str, out: Path, data_dir: Path, seed: int, steps: int | None) -> Path:
@@ -200,8 +185,8 @@ def score(
     """Step 5: distance to the real training digits, accuracy under a judge that has seen only
     held-out real digits, the pictures, and the report that says how all of it was made."""
     heading("5/5 scores")
-    real, real_labels = pipeline.load_split("digits", data_dir, "train")
-    heldout, heldout_labels = pipeline.load_split("digits", data_dir, "heldout")
+    real, real_labels = dataset.load_split(data_dir, "train")
+    heldout, heldout_labels = dataset.load_split(data_dir, "heldout")
     judge = classifier.train_judge(heldout, heldout_labels)
     drawn = {
         name: {sampler: np.load(path / "samples.npz") for sampler, path in folders.items()}
@@ -226,7 +211,7 @@ def score(
         weights_sha256={n: r["weights_sha256"] for n, r in zip(models, records, strict=True)},
     )
     context = reports.Context(
-        real_frechet_distance=scores.digit_frechet_distance(real, heldout),
+        real_frechet_distance=features.digit_frechet_distance(real, heldout),
         real_count=len(heldout),
         judge_accuracy=classifier.conditional_accuracy(judge, real, real_labels),
         judge=classifier.DESCRIPTION,
@@ -250,7 +235,7 @@ def score_model(
 ) -> reports.ModelRow:
     """All numbers of one row of the report."""
     config = folder.read_config(model)
-    distance = {k: scores.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
+    distance = {k: features.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
     accuracy = {
         k: classifier.conditional_accuracy(judge, v["arr_0"], v["labels"]) for k, v in drawn.items()
     }

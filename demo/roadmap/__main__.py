@@ -2,7 +2,7 @@
 
 Every row of `configs/digits_roadmap.py` is trained and sampled over several seeds with the same
 jobs as everywhere else, one run per core; then the tables, a plot and the comparison with the paper
-are written (`roadmap_report.py`). A finished run leaves a small file, so that the same command goes
+are written (`report.py`). A finished run leaves a small file, so that the same command goes
 on where it was stopped.
 """
 
@@ -16,19 +16,19 @@ import time
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+sys.path.insert(0, str(ROOT))
 
-import roadmap_report
 from absl import logging
-from digits_demo import convert_teacher
-from roadmap_runs import SOURCE, Run, is_finished, needs, run_all
 
 from configs import digits_roadmap
-from lit_jax.data import pipeline
-from lit_jax.training.metrics import duration
+from demo.digits import dataset
+from demo.digits.teacher import convert_teacher
+from demo.roadmap import report
+from demo.roadmap.runs import SOURCE, Run, is_finished, needs, run_all
+from lit_jax.runs.progress import duration
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--workers {args.workers} must be at least 1, --count {args.count} 2")
     runs = [Run(row, seed, args.steps, args.count, str(out)) for seed in seeds for row in rows]
     finished = [run for run in runs if is_finished(run)]
-    pipeline.prepare("digits", out / "data")
+    dataset.prepare(out / "data")
     convert_teacher(out / "models" / digits_roadmap.CONVERGED, "teacher")
     pending = [run for run in runs if run not in finished]
     if any(needs(out, run) - {digits_roadmap.CONVERGED} for run in pending):
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"\n=== {len(runs)} runs, {len(finished)} are there already; {args.workers} at a time")
     run_all(pending, out, args.workers)
     results = [json.loads(run.result.read_text()) for run in runs]
-    reference = roadmap_report.reference_scores(out / "data")
-    roadmap_report.write(out, results, reference)
+    reference = report.reference_scores(out / "data")
+    report.write(out, results, reference)
     print(f"\n{(out / 'report.md').read_text()}")
     print(f"wrote {out}/report.md, report.json, roadmap.png")
     print(f"whole roadmap: {duration(time.perf_counter() - began)}")

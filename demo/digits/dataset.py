@@ -22,6 +22,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from lit_jax.config import SourceConfig
+from lit_jax.data.pixels import Pixels
+from lit_jax.data.registry import open_source
+
 IMAGE_SHAPE = (8, 8, 1)
 NUM_CLASSES = 10
 NUM_LEVELS = 17
@@ -128,3 +132,11 @@ def prepare(data_dir: str | os.PathLike[str]) -> tfds.core.DatasetInfo:
     digits = builder(data_dir)
     digits.download_and_prepare()
     return digits.info
+
+
+def load_split(data_dir: str | os.PathLike[str], split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a prepared split in its stored order: images uint8 [N, 8, 8, 1], labels int32 [N]."""
+    source = open_source(SourceConfig("tfds", os.fspath(data_dir), "digits", split))
+    examples = [Pixels(source, IMAGE_SHAPE)[index] for index in range(len(source))]
+    images_NxHxWxC = np.stack([example["image"] for example in examples])
+    return images_NxHxWxC, np.stack([example["label"] for example in examples])

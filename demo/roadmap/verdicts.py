@@ -1,4 +1,4 @@
-"""What the rows of `demo/roadmap.py` say of the paper's five guidelines, and of the siblings.
+"""What the rows of `demo/roadmap` say of the paper's five guidelines, and of the siblings.
 
 A verdict compares two rows over seeds. Runs of one seed share data order and noise, so the
 differences within a seed are taken, and Student's t of their mean; nothing is shown unless it is

@@ -1,4 +1,4 @@
-"""The training runs of `demo/roadmap.py`: what each one is, and how several go on at a time."""
+"""The training runs of `demo/roadmap`: what each one is, and how several go on at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -18,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -28,13 +24,12 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from configs import digits_roadmap
+from demo.digits import classifier, dataset, features
 from lit_jax.checkpoints import folder
 from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.commands.sample.job import Protocol, sample
 from lit_jax.commands.train.job import train
 from lit_jax.config import TrainConfig, from_mapping
-from lit_jax.data import pipeline
-from lit_jax.evaluation import classifier, scores
 from lit_jax.models import registry
 from lit_jax.runs.progress import duration
 from lit_jax.storage import files
@@ -95,7 +90,7 @@ def protocol_of(run: Run) -> Protocol:
 def request_of(run: Run) -> dict[str, Any]:
     """What a result depends on; as it reads from JSON. Paths are left out: folders may move."""
     train = dataclasses.asdict(config_of(run))
-    del train["data"]["data_dir"]
+    del train["data"]["data_dir"], train["data"]["kind"]
     for group, key in (("inherit", "source"), ("distill", "teacher")):
         train[group][key] = Path(train[group][key]).name
     if run.untrained:
@@ -234,7 +229,7 @@ def execute(run: Run) -> dict[str, Any]:
     result = {
         "row": run.row,
         "seed": run.seed,
-        "frechet_distance": scores.digit_frechet_distance(real, images["arr_0"]),
+        "frechet_distance": features.digit_frechet_distance(real, images["arr_0"]),
         "accuracy": classifier.conditional_accuracy(judge, images["arr_0"], images["labels"]),
         "weights_sha256": params_sha256(folder.load_model_dir(workdir)[1]),
         "train_seconds": trained - began,
@@ -286,5 +281,5 @@ def save_sources(workdir: Path, models: Path) -> None:
 @functools.cache
 def real_and_judge(data_dir: Path) -> tuple[np.ndarray, classifier.Judge]:
     """The training digits, and the judge that has seen only held-out digits."""
-    real, _ = pipeline.load_split("digits", data_dir, "train")
-    return real, classifier.train_judge(*pipeline.load_split("digits", data_dir, "heldout"))
+    real, _ = dataset.load_split(data_dir, "train")
+    return real, classifier.train_judge(*dataset.load_split(data_dir, "heldout"))

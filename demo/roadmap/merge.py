@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from roadmap_verdicts import verdicts
-
 from configs.digits_roadmap import ROWS
+from demo.roadmap.verdicts import verdicts
 
 # What two reports must have in common for their scores to be comparable.
 SHARED: dict[str, Callable[[Mapping[str, Any]], Any]] = {

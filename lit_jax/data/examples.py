@@ -1,4 +1,4 @@
-"""Input of the pipeline: endless streams of single examples, one for every size."""
+"""Input of the pipeline: endless streams of single examples, one for every size of images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LABEL: Arrays = {"label": ((), np.dtype(np.int32))}
 
 
 @dataclass(frozen=True)
-class Part:
-    """The endless, shuffled stream of the examples of one size, and the arrays of one of them.
-    `count` is how many there are, which is asked for when there are several sizes."""
+class SizeStream:
+    """The endless, shuffled stream of the examples of one size, and the arrays of one example.
+    `count` is the number of distinct examples; it weighs the sizes when there are several."""
 
     dataset: grain.MapDataset[Example]
     arrays: Arrays
@@ -27,16 +27,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of a data set. `finish` makes the named arrays of a batch what a model takes.
-    `identity` says which data it is."""
+    """The examples of a data set. `finish` converts the named arrays of a batch to the input of a
+    model. `identity` must be the same when a run resumes."""
 
-    parts: Sequence[Part]
+    sizes: Sequence[SizeStream]
     finish: Callable[..., Batch]
     identity: Mapping[str, str]
 
 
 class Seeds(NamedTuple):
-    """One for everything that is drawn."""
+    """One seed for each kind of random choice."""
 
     order: int
     mirror: int
@@ -45,6 +45,6 @@ class Seeds(NamedTuple):
 
 
 def seeds(*numbers: int) -> Seeds:
-    """Return seeds that have nothing to do with each other, nor with those of other numbers."""
+    """Return seeds that are independent of each other and of those of other numbers."""
     words = np.random.SeedSequence(numbers).generate_state(4, dtype=np.uint32)
     return Seeds(*(int(word) for word in words))

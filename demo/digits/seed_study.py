@@ -1,8 +1,8 @@
 """The digits demo over several seeds: mean, spread, and which part of the order is beyond it.
 
-    python demo/seed_study.py --seeds 0,1,2 --out runs/demo_seeds --docs docs
+    python -m demo.digits.seed_study --seeds 0,1,2 --out runs/demo_seeds --docs docs
 
-Runs `demo/digits_demo.py` once per seed (of training and of sampling; the shipped teacher is the
+Runs `python -m demo.digits` once per seed (of training and of sampling; the shipped teacher is the
 same for all), then writes `seed_study.json`, a table in Markdown and a plot. A finished seed is not
 run again.
 """
@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from lit_jax.storage import files
 from lit_jax.storage import png as images
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCORES = {
     "frechet_distance": "FDD, DDPM",
     "ddim_frechet_distance": "FDD, DDIM",
@@ -54,7 +54,7 @@ def main() -> None:
 def report_of(seed: int, out: Path) -> dict[str, Any]:
     """The report of one seed, running the demo if it is not there yet."""
     if not (out / "report.json").exists():
-        command = [sys.executable, str(ROOT / "demo" / "digits_demo.py")]
+        command = [sys.executable, "-m", "demo.digits"]
         subprocess.run([*command, "--seed", str(seed), "--out", str(out)], cwd=ROOT, check=True)
     return json.loads((out / "report.json").read_text())
 
@@ -103,8 +103,8 @@ def to_markdown(study: dict[str, Any]) -> str:
         "",
         f"Seeds {', '.join(map(str, study['seeds']))}; mean and standard deviation over seeds;"
         f" {study['steps']} training steps per student, {study['count']} images per model and"
-        " sampler. FDD is the Fréchet digit distance of `lit_jax/evaluation/features.py`, lower is"
-        " better. Command: `python demo/seed_study.py`.",
+        " sampler. FDD is the Fréchet digit distance of `demo/digits/features.py`, lower is"
+        " better. Command: `python -m demo.digits.seed_study`.",
         "",
         "| model | " + " | ".join(SCORES.values()) + " |",
         "|---" * (len(SCORES) + 1) + "|",

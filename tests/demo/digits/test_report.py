@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from lit_jax.evaluation import reports
+from demo.digits import report as reports
 from lit_jax.storage import files
 
 NAMES = ["teacher", "lit_distilled", "lit_inherited", "lit_scratch"]

@@ -1,6 +1,6 @@
-"""Tables, plot and report of `demo/roadmap.py`, from the results of its runs.
+"""Tables, plot and report of `demo/roadmap`, from the results of its runs.
 
-    python demo/roadmap_report.py runs/roadmap docs
+    python -m demo.roadmap.report runs/roadmap docs
 
 takes over the report of a finished `make roadmap` into the documentation: `roadmap.json`, the plot,
 and the tables in `roadmap.md`. Rows that were not run again keep their numbers, if these were
@@ -22,15 +22,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "demo")]
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-from roadmap_merge import described, kept, merged
-from roadmap_verdicts import summary, verdict_table, verdicts
 
 from configs.digits_roadmap import ROWS
-from lit_jax.data import pipeline
-from lit_jax.evaluation import classifier, scores
+from demo.digits import classifier, dataset, features
+from demo.roadmap.merge import described, kept, merged
+from demo.roadmap.verdicts import summary, verdict_table, verdicts
 from lit_jax.storage import files
 from lit_jax.storage import png as images
 
@@ -53,11 +52,11 @@ Values = Mapping[int, float]  # seed -> score
 
 def reference_scores(data_dir: Path) -> dict[str, Any]:
     """What real digits that are not in the reference reach under the same measure."""
-    real, real_labels = pipeline.load_split("digits", data_dir, "train")
-    heldout, heldout_labels = pipeline.load_split("digits", data_dir, "heldout")
+    real, real_labels = dataset.load_split(data_dir, "train")
+    heldout, heldout_labels = dataset.load_split(data_dir, "heldout")
     judge = classifier.train_judge(heldout, heldout_labels)
     return {
-        "frechet_distance": scores.digit_frechet_distance(real, heldout),
+        "frechet_distance": features.digit_frechet_distance(real, heldout),
         "accuracy": classifier.conditional_accuracy(judge, real, real_labels),
         "sha256": files.sha256_array(real),
     }

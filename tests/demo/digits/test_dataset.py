@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lit_jax.data import digits, pipeline
+from demo.digits import dataset as digits
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def _sorted_rows(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def test_heldout_mask_is_stratified_and_evenly_spread():
 
 
 def test_splits_partition_the_source_exactly(data_dir):
-    parts = {split: pipeline.load_split("digits", data_dir, split) for split in digits.SPLIT_SIZES}
+    parts = {split: digits.load_split(data_dir, split) for split in digits.SPLIT_SIZES}
     assert {split: len(images) for split, (images, _) in parts.items()} == digits.SPLIT_SIZES
     assert np.all(np.bincount(parts["heldout"][1]) == 50)
     images = np.concatenate([parts[s][0] for s in parts])
@@ -52,25 +52,25 @@ def test_splits_partition_the_source_exactly(data_dir):
     )
 
 
-def test_prepare_is_idempotent_and_info_matches_the_registry(data_dir):
+def test_prepare_is_idempotent_and_info_matches_the_constants(data_dir):
     folder = Path(data_dir, "digits", "1.0.0")
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    info = pipeline.prepare("digits", data_dir)
+    info = digits.prepare(data_dir)
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
     assert any("array_record" in name for name in before)
-    spec = pipeline.dataset_spec("digits")
-    assert {s: i.num_examples for s, i in info.splits.items()} == dict(spec.splits)
-    assert info.features["image"].shape == spec.image_shape
-    assert info.features["label"].num_classes == spec.num_classes
+    assert {s: i.num_examples for s, i in info.splits.items()} == digits.SPLIT_SIZES
+    assert info.features["image"].shape == digits.IMAGE_SHAPE
+    assert info.features["label"].num_classes == digits.NUM_CLASSES
 
 
 def test_the_data_path_never_imports_tensorflow(tmp_path):
     script = (
         "import sys\n"
+        "from demo.digits import dataset\n"
         "from lit_jax.data import __main__, pipeline\n"
         "__main__.main(['digits', sys.argv[1]])\n"
         "next(pipeline.make_train_iterator('digits', sys.argv[1], 'train', 8, 0))\n"
-        "pipeline.load_split('digits', sys.argv[1], 'heldout')\n"
+        "dataset.load_split(sys.argv[1], 'heldout')\n"
         "loaded = sorted(m for m in sys.modules if m == 'tensorflow' or m == 'torch')\n"
         "print('loaded:', loaded)\n"
     )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from lit_jax.data import digits
-from lit_jax.evaluation import classifier, scores
+from demo.digits import classifier, features
+from demo.digits import dataset as digits
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_wrong_labels_and_noise_score_like_chance(judge, real):
 
 def test_real_splits_are_close_and_shifted_digits_are_not(real):
     train, heldout = real["train"][0], real["heldout"][0]
-    baseline = scores.digit_frechet_distance(train, heldout)
+    baseline = features.digit_frechet_distance(train, heldout)
     assert 0.05 < baseline < 0.12
-    assert scores.digit_frechet_distance(train, np.roll(heldout, 1, axis=2)) > 20 * baseline
+    assert features.digit_frechet_distance(train, np.roll(heldout, 1, axis=2)) > 20 * baseline
 
 
 def test_judge_refuses_bad_input(judge, real):

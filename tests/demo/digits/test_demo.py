@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,14 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[2]
+from demo.digits import seed_study
+
+ROOT = Path(__file__).resolve().parents[3]
 MODELS = ["teacher", "lit_distilled", "lit_inherited", "lit_scratch"]
 
 
 def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     # One device, and code that compiles fast: this test is about the walk, not the numbers.
     environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    command = [sys.executable, "demo/digits_demo.py", *arguments]
+    command = [sys.executable, "-m", "demo.digits", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -72,32 +73,22 @@ def test_another_seed_in_the_same_folder_is_refused(demo: Path) -> None:
     assert "Traceback" not in other.stderr
 
 
-def study() -> Any:
-    spec = importlib.util.spec_from_file_location("seed_study", ROOT / "demo" / "seed_study.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_study_takes_differences_within_a_seed(tmp_path: Path) -> None:
-    module = study()
-
     def report(shift: float) -> dict[str, Any]:
         scores = dict(zip(MODELS, (0.1, 0.3, 0.4, 0.9), strict=True))
         rows = [
-            {"name": n, "steps": 5} | {score: v + shift for score in module.SCORES}
+            {"name": n, "steps": 5} | {score: v + shift for score in seed_study.SCORES}
             for n, v in scores.items()
         ]
         return {"rows": rows, "protocol": {"count": 60}}
 
-    found = module.summarise([0, 1, 2], [report(0.0), report(0.2), report(0.4)])
+    found = seed_study.summarise([0, 1, 2], [report(0.0), report(0.2), report(0.4)])
     distilled = found["models"]["lit_distilled"]["frechet_distance"]
     assert distilled["mean"] == pytest.approx(0.5)
     assert distilled["standard_deviation"] == pytest.approx(0.2)
     gap = found["differences"]["lit_inherited - lit_distilled"]["frechet_distance"]
     assert gap["mean"] == pytest.approx(0.1)
     assert gap["standard_deviation"] == pytest.approx(0.0, abs=1e-12)
-    assert "| lit_distilled | 0.500 ± 0.200 |" in module.to_markdown(found)
-    module.plot(tmp_path / "study.png", found)
+    assert "| lit_distilled | 0.500 ± 0.200 |" in seed_study.to_markdown(found)
+    seed_study.plot(tmp_path / "study.png", found)
     assert (tmp_path / "study.png").stat().st_size > 1000
