@@ -21,7 +21,7 @@ RUNTIME := $(VENV)/.runtime-$(shell { pwd; cat requirements.txt; } | cksum | cut
 TESTING := $(VENV)/.testing-$(shell { pwd; cat requirements.txt requirements-test.txt; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-t2i generate roadmap teacher t2i-models teacher-t2i test test-all lint format bench install clean
+.PHONY: help demo demo-t2i generate roadmap teacher t2i-models teacher-t2i test test-all lint docs format bench install clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -59,6 +59,9 @@ lint: $(TESTING)  ## ruff check, ruff format --check, mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: $(TESTING)  ## write docs/flags.md again from the settings of the commands
+	$(PY) -c "from lit_jax.commands import entry, help; print(help.reference(entry.COMMANDS), end='')" > docs/flags.md
 
 format: $(TESTING)  ## let ruff repair what it can
 	$(PY) -m ruff check --fix .

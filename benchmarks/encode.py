@@ -34,7 +34,8 @@ import PIL
 from PIL import Image
 from timing import compare, write
 
-from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.encode.job import encode
 from lit_jax.commands.encode.shards import Encoder, in_order, make_encoder, prepare
 from lit_jax.config import EncodeConfig, SourceConfig
@@ -144,7 +145,8 @@ def main() -> None:
             ours = functools.partial(threads_crop, source, threads)
             rows.append(measure("crop", threads, plain=plain, ours=ours))
 
-        vae, params = load_model_dir(root / "vae")
+        folder = ModelFolder(root / "vae")
+        vae, params = folder.config, folder.params()
         encode_batch, _ = make_encoder(
             vae,  # type: ignore[arg-type]
             params,

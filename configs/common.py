@@ -1,4 +1,4 @@
-"""What experiment files share: every key with its default, and the digits setting."""
+"""Settings that experiment files share, and all keys with their defaults."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from lit_jax.config import TrainConfig
 
 
 def base() -> ConfigDict:
-    """All keys of `TrainConfig` with their defaults. Locked: a misspelt key is an error."""
+    """Return all keys of `TrainConfig` with their defaults. Locked: a misspelt key is an error."""
     return ConfigDict(dataclasses.asdict(TrainConfig()))
 
 
 def choose(argument: str, known: tuple[str, ...]) -> str:
-    """The argument after the colon of `--config FILE:ARGUMENT`, checked."""
+    """Return the argument after the colon of `--config FILE:ARGUMENT`, checked."""
     if argument not in known:
         raise ValueError(f"config argument {argument!r} is not one of {', '.join(known)}")
     return argument
 
 
 def digits() -> ConfigDict:
-    """The embedded 8 x 8 digits: data, and a backbone that trains on a laptop."""
+    """Return the setting of the 8 x 8 digits: data, and a backbone that trains on a laptop."""
     config = base()
     config.batch_size = 64
     config.data.name = "digits"
@@ -42,8 +42,9 @@ def digits() -> ConfigDict:
 
 
 def shapes() -> ConfigDict:
-    """The coloured shapes of the text-to-image demo: latents of 8 x 8 x 4, and a PixArt that
-    trains on a laptop. Captions as in the LiT paper: 60 % long, 40 % short, one in ten dropped."""
+    """Return the setting of the text-to-image demo: coloured shapes as latents of 8 x 8 x 4, and
+    a PixArt that trains on a laptop. Captions as in the LiT paper: 60 % long, 40 % short, one in
+    ten dropped."""
     config = base()
     config.batch_size = 64
     config.data.name = "latents"
@@ -67,14 +68,14 @@ def shapes() -> ConfigDict:
 
 
 def steps_of(text: str) -> int:
-    """Training steps as the papers write them: "400K" is 400,000, "1.4M" 1,400,000."""
+    """Return the steps that papers write as "400K" (400,000) or "1.4M" (1,400,000)."""
     return round(float(text[:-1]) * {"K": 1_000, "M": 1_000_000}[text[-1]])
 
 
 def imagenet(size: str, side: int = 256) -> ConfigDict:
-    """ImageNet at side x side as VAE latents of an eighth of that, and the optimiser DiT and LiT
-    share: AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999. The large sizes
-    split their state over all devices and keep only matrix products for the backward pass.
+    """Return ImageNet at side x side as VAE latents of an eighth of that, and the optimiser of
+    DiT and LiT: AdamW at a constant 1e-4 without weight decay, batch 256, EMA 0.9999. The large
+    sizes split their state over all devices and keep only matrix products for the backward pass.
 
     size: "S/2" ... "XL/8". The data are made by `python -m lit_jax encode`, with the VAE of
     `data.vae`.
@@ -113,7 +114,7 @@ LINEAR_HEADS = {"S/2": 2, "B/2": 3, "L/2": 4, "XL/2": 4}
 
 
 def lit(size: str, heads: int, side: int = 256) -> ConfigDict:
-    """A LiT on ImageNet from scratch: ReLU linear attention with a 5 x 5 convolution."""
+    """Return a LiT on ImageNet from scratch: ReLU linear attention with a 5 x 5 convolution."""
     config = imagenet(size, side)
     config.model.name = f"LiT-{size}"
     config.model.overrides.num_heads = heads
@@ -123,14 +124,14 @@ def lit(size: str, heads: int, side: int = 256) -> ConfigDict:
 
 
 def model_folder(size: str, *rest: str) -> str:
-    """Where a DiT that a student starts from or learns from is expected: models/DiT-S-2-800K."""
+    """Return the folder of a DiT that a student starts or learns from: models/DiT-S-2-800K."""
     return "models/" + "-".join(["DiT", size.replace("/", "-"), *rest])
 
 
 def text_to_image(name: str, side: str, data: str) -> ConfigDict:
-    """A text-to-image model as large as PixArt-Sigma at side x side pixels, on the data set `data`
-    of latents and captions: bfloat16, the state split over all devices, the published model of this
-    size as its teacher, grids as PixArt-Sigma draws them.
+    """Return a text-to-image model as large as PixArt-Sigma at side x side pixels, on the data set
+    `data` of latents and captions: bfloat16, the state split over all devices, the published model
+    of this size as its teacher, grids as PixArt-Sigma draws them.
     """
     config = base()
     config.model.name = name
@@ -155,7 +156,7 @@ def text_to_image(name: str, side: str, data: str) -> ConfigDict:
 
 
 def clear(config: ConfigDict, window: str) -> None:
-    """CLEAR's recipe for a student on its teacher's weights: attention in circles, everything
+    """Set CLEAR's recipe for a student on its teacher's weights: attention in circles, everything
     inherited, only the projections of self-attention trained, and the loss
 
         L_simple + 0.5 L_noise + 0.5 L_attention (the layers 0, 4, 8, ...)

@@ -190,7 +190,7 @@ def get_config(argument: str = "relu_dwc") -> ConfigDict:
 
 
 def _base() -> ConfigDict:
-    """What all rows share."""
+    """Return the settings that all rows share."""
     config = common.digits()
     config.batch_size = 16
     config.data.data_dir = "runs/roadmap/data"
@@ -204,7 +204,7 @@ def _base() -> ConfigDict:
 
 
 def row_config(row: Row) -> ConfigDict:
-    """The experiment of a row that is not another one's."""
+    """Return the experiment of a row that is not a copy of another."""
     config = _base()
     config.model.name = row.model
     config.model.overrides.update(FAMILIES[row.model])

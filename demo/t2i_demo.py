@@ -9,12 +9,14 @@ public commands and jobs only, prints each of them, and resumes where it was sto
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,16 +27,15 @@ from absl import logging
 
 from demo.t2i import detector, models, prompts, report, shapes
 from demo.training_runs import draw_losses, training_effort
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.commands.encode.job import encode
 from lit_jax.commands.generate.job import generate
 from lit_jax.commands.train.job import train
 from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
 from lit_jax.config.generate import GenerateConfig
+from lit_jax.config.protocol import CAPTIONS
 from lit_jax.models.cost import attention_macs
 from lit_jax.models.functional import abstract_params, count_params
-from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.runs.progress import duration
 from lit_jax.storage import files
 from lit_jax.training.metrics import TRACE, read_trace
@@ -161,7 +162,7 @@ def draw(
             f"5/6 samples: python -m lit_jax generate --model {model}"
             f" --text_encoder {shipped['text_encoder']} --vae {shipped['vae']} --out {target}"
             f" --geneval {metadata} --num_images {PER_PROMPT} --steps {STEPS}"
-            f" --guidance {GUIDANCE} --batch_size {BATCH} --seed {seed}"
+            f" --cfg_scale {GUIDANCE} --batch_size {BATCH} --seed {seed}"
         )
         config = GenerateConfig(
             model=str(model),
@@ -170,10 +171,8 @@ def draw(
             out=str(target),
             geneval=str(metadata),
             num_images=PER_PROMPT,
-            steps=STEPS,
-            guidance=GUIDANCE,
+            protocol=dataclasses.replace(CAPTIONS, steps=STEPS, cfg_scale=GUIDANCE, seed=seed),
             batch_size=BATCH,
-            seed=seed,
         )
         samples[name] = generate(config)
     return samples
@@ -186,8 +185,7 @@ def score(
     heading("6/6 scores")
     rows = []
     for name, model in denoisers.items():
-        config = folder.read_config(model)
-        assert isinstance(config, PixArtConfig)
+        config: Any = ModelFolder(model).config
         steps, seconds = training_effort(model, models.SHIPPED["teacher"])
         rows.append(
             report.Row(
@@ -210,10 +208,7 @@ def score(
         "dtype": json.loads((samples["teacher"] / "generate.json").read_text())["dtype"],
         "seed": seed,
         "detector_sha256": files.sha256_file(Path(detector.__file__)),
-        "weights_sha256": {
-            name: params_sha256(folder.load_model_dir(model)[1])
-            for name, model in denoisers.items()
-        },
+        "weights_sha256": {name: ModelFolder(model).sha256 for name, model in denoisers.items()},
     }
     report.write_report(out, rows, protocol)
     return rows

@@ -1,4 +1,4 @@
-"""What both demos do with training runs: make the shipped teacher, and tell of the students."""
+"""Training runs of both demos: the shipped teachers, the losses of the students."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOSS_TITLE = "noise prediction error of the students while training"
 def make_teacher(
     data: Sequence[Sequence[str]], config: str, layout: str, workdir: str, dst: str
 ) -> None:
-    """Runs the commands that prepare the data, trains `config`, and exports the EMA to a file of
+    """Run the commands that prepare the data, train `config`, and export the EMA to a file of
     this layout with a note of steps and seconds beside it. All are printed; paths are those of the
     repository's folder."""
     train = ["-m", "lit_jax", "train", "--config", config, "--workdir", workdir]
@@ -37,7 +37,7 @@ def make_teacher(
 
 
 def draw_losses(path: Path, models: Mapping[str, Path]) -> None:
-    """A picture of the L_simple part of each student's loss, which all of them share."""
+    """Plot the L_simple part of the loss, which all students share."""
     found = {}
     for name, model in models.items():
         if trace := read_trace(model / TRACE):
@@ -46,7 +46,7 @@ def draw_losses(path: Path, models: Mapping[str, Path]) -> None:
 
 
 def training_effort(model: Path, teacher: Path) -> tuple[int, float]:
-    """Steps and seconds of training; of the shipped `teacher`, the note beside its file tells."""
+    """Return steps and seconds of training; those of `teacher` are in the note beside its file."""
     if trace := read_trace(model / TRACE):
         return trace[-1]["step"], sum(line["clock"]["seconds"] for line in trace)
     recorded = json.loads(teacher.with_suffix(".json").read_text())

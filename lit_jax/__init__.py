@@ -15,7 +15,7 @@ from lit_jax.version import VERSION as __version__
 _PUBLIC = {
     "TextCondition": "lit_jax.models.conditions",
     "create_model": "lit_jax.models.functional",
-    "load_model": "lit_jax.checkpoints.folder",
+    "load_model": "lit_jax.checkpoints.model_folder",
 }
 __all__ = ["TextCondition", "__version__", "create_model", "load_model"]  # noqa: F822 (resolved by __getattr__)
 

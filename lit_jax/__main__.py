@@ -1,4 +1,4 @@
-"""The door: `python -m lit_jax JOB --flags`. Parses flags and calls one job."""
+"""The command line: `python -m lit_jax COMMAND --flags`."""
 
 from __future__ import annotations
 
@@ -8,37 +8,23 @@ from pathlib import Path
 
 from absl import logging
 
-from lit_jax.commands import flags as command_line
-from lit_jax.commands.entry import JOBS
+from lit_jax.commands import help as help_text
+from lit_jax.commands.entry import COMMANDS, HELP, run
 from lit_jax.config import unknown_name
-
-USAGE = """python -m lit_jax encode --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]
-python -m lit_jax self_generate --config configs/X.py[:ARG] --out DIR [--config.KEY=VALUE]
-python -m lit_jax train  --config configs/X.py[:ARG] --workdir DIR [--config.KEY=VALUE]
-python -m lit_jax sample --model MODEL_DIR_OR_WORKDIR --out DIR --num_samples N
-                         [--vae VAE_DIR --steps 250 --cfg_scale 1.5 --label_policy uniform]
-python -m lit_jax evaluate --samples NPZ_OR_FOLDER --reference NPZ_OR_FOLDER
-                         --inception MODEL_DIR --out metrics.json
-python -m lit_jax generate --model MODEL_DIR --text_encoder MODEL_DIR --vae MODEL_DIR
-                         --prompt "..." --out image.png [--size 768x1344 --num_images 4]
-python -m lit_jax cost   --model DiT-S/2,LiT-S/2 --out DIR [--resolutions 256,1024]
-Add --help to a job for all its flags."""
-HELP = {"-h", "--help", "--helpshort", "--helpfull"}
 
 
 def main() -> None:
-    job, argv = " ".join(sys.argv[1:2]), sys.argv[1:]
-    if not job or job in HELP:
-        sys.exit(print(USAGE) if job else USAGE)
+    name, argv = " ".join(sys.argv[1:2]), sys.argv[1:]
+    if not name:
+        sys.exit(help_text.overview(COMMANDS))
+    if name in HELP:
+        help_text.show(help_text.overview(COMMANDS))
+        return
     logging.set_verbosity(logging.ERROR)  # orbax reports every file it touches
     try:
-        if job not in JOBS:
-            raise unknown_name("job", job, JOBS)
-        given = command_line.declare(job)
-        if HELP & set(argv):
-            sys.exit(print(f"{USAGE}\n{given.get_help()}"))
-        command_line.parse(given, argv)
-        JOBS[job](given)
+        if name not in COMMANDS:
+            raise unknown_name("command", name, COMMANDS)
+        run(name, argv)
     except (ValueError, OSError, FloatingPointError) as error:
         if not is_message(error):
             raise
@@ -46,8 +32,8 @@ def main() -> None:
 
 
 def is_message(error: Exception) -> bool:
-    """Return whether `error` is meant for the user. A ValueError out of a library is a bug: it
-    keeps its traceback."""
+    """Return True for an error with a message for the user. A ValueError out of a library is a bug:
+    it keeps its traceback."""
     file = traceback.extract_tb(error.__traceback__)[-1].filename
     return not isinstance(error, ValueError) or Path(file).is_relative_to(Path(__file__).parent)
 

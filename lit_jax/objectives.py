@@ -1,10 +1,10 @@
 """Training objective of LiT (Eq. 5-7 of the paper): diffusion loss plus hybrid distillation.
 
 L = L_simple + lambda_1 L_noise + lambda_2 L_var + lambda_3 L_attention. Each term is a pure
-function that returns (loss, metrics), both means over the batch; `hybrid_objective` writes their
-sum. L_simple is the loss DiT is trained with, mean squared error plus the variational term: the
-student learns its variance too, and with lambda_2 = 0 nothing else would train those channels.
-L_attention is CLEAR's; LiT has none, and then lambda_3 is 0.
+function that returns (loss, metrics), both means over the batch; `hybrid_objective` returns their
+sum. L_simple is DiT's loss, the mean squared error plus the variational term: the student learns
+its variance too, and with lambda_2 = 0 no other term trains those channels. L_attention is the term
+of CLEAR; in LiT's recipe lambda_3 is 0.
 
 Shape letters: B images, H height, W width, C image channels, K channels of a network output,
 L layers, N tokens, D hidden size.
@@ -13,6 +13,7 @@ L layers, N tokens, D hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def noise_distillation(
 ) -> Term:
     """Return L_noise, LiT Eq. 6: mean over B, H, W, C of (epsilon_teacher - epsilon_student)^2.
 
-    channels: C of the images, of which `process` tells what the outputs hold.
+    channels: number of image channels C.
     """
     student_BxHxWxC, _ = split_output(process, student_out_BxHxWxK, channels)
     teacher_BxHxWxC, _ = split_output(process, teacher_out_BxHxWxK, channels)
@@ -96,12 +97,12 @@ def variance_distillation(
 ) -> Term:
     """Return L_var, LiT Eq. 7: mean over B, H, W, C of (Sigma_teacher - Sigma_student)^2.
 
-    The paper does not say in which form Sigma is compared, and has no public code. "raw" compares
-    the network's variance channels v, which have the same unit scale at every t, and is the
-    default because the other readings leave almost nothing to learn from: Sigma itself
-    ("variance") is at most 0.02, so that two unrelated outputs of unit scale are 2e-10 apart and
-    the paper's lambda_2 = 0.05 would be numerically void, while it reports an effect on FID
-    (51.13 to 50.79). log Sigma ("log_variance") is v times (log beta - log beta~) / 2, which is
+    The paper does not specify in which form Sigma is compared, and has no public code. "raw"
+    compares the network's variance channels v, which have the same unit scale at every t. It is the
+    default because the other readings have almost no gradient: Sigma itself ("variance") is at
+    most 0.02, so that two unrelated outputs of unit scale differ by 2e-10 and the paper's
+    lambda_2 = 0.05 would have no numerical effect, while the paper reports an effect on FID (51.13
+    to 50.79). log Sigma ("log_variance") is v times (log beta - log beta~) / 2, which is
     0.30 at t = 0 and 0.39 at t = 1, but 0.009 at t = 100 and 4e-7 at t = 999: only the first few
     timesteps would contribute.
     Raises ValueError for an unknown reading, or if the process does not learn its variance.
@@ -140,6 +141,47 @@ def attention_distillation(
     return loss, {"attention_distillation": loss}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Outputs of both networks on one batch, as the distillation terms need them. The attention
+    outputs are None unless `settings.compares_attention`."""
+
+    process: GaussianProcess
+    student_BxHxWxK: jax.Array
+    teacher_BxHxWxK: jax.Array
+    student_attention_LxBxNxD: jax.Array | None
+    teacher_attention_LxBxNxD: jax.Array | None
+    i_B: jax.Array
+    channels: int
+    settings: DistillConfig
+
+
+def _noise_term(c: Comparison) -> Term:
+    return noise_distillation(c.process, c.student_BxHxWxK, c.teacher_BxHxWxK, c.channels)
+
+
+def _variance_term(c: Comparison) -> Term:
+    outputs = c.student_BxHxWxK, c.teacher_BxHxWxK
+    return variance_distillation(
+        c.process, *outputs, c.i_B, c.channels, c.settings.variance_reading
+    )
+
+
+def _attention_term(c: Comparison) -> Term:
+    student, teacher = c.student_attention_LxBxNxD, c.teacher_attention_LxBxNxD
+    assert student is not None and teacher is not None  # checked by `_outputs`
+    return attention_distillation(student, teacher, c.settings.attention_every)
+
+
+DISTILLATION: dict[str, Callable[[Comparison], Term]] = {
+    "noise_weight": _noise_term,
+    "variance_weight": _variance_term,
+    "attention_weight": _attention_term,
+}
+"""Weight of a term, a field of `DistillConfig` -> the term. To add a term: write the function, add
+a row here and the field there."""
+
+
 def hybrid_distillation(
     process: GaussianProcess,
     student: Output,
@@ -153,38 +195,33 @@ def hybrid_distillation(
 
     The teacher is a constant: this is the one place where its gradient is stopped.
     """
-    student_out_BxHxWxK, student_LxBxNxD = _parts(student, settings)
-    teacher_out_BxHxWxK, teacher_LxBxNxD = _parts(jax.lax.stop_gradient(teacher), settings)
+    student_BxHxWxK, student_LxBxNxD = _outputs(student, settings)
+    teacher_BxHxWxK, teacher_LxBxNxD = _outputs(jax.lax.stop_gradient(teacher), settings)
+    comparison = Comparison(
+        process,
+        student_BxHxWxK,
+        teacher_BxHxWxK,
+        student_LxBxNxD,
+        teacher_LxBxNxD,
+        i_B,
+        channels,
+        settings,
+    )
     total = jnp.zeros(())
     metrics: Metrics = {}
-    if settings.noise_weight > 0:
-        loss, logged = noise_distillation(
-            process, student_out_BxHxWxK, teacher_out_BxHxWxK, channels
-        )
-        total, metrics = total + settings.noise_weight * loss, metrics | logged
-    if settings.variance_weight > 0:
-        loss, logged = variance_distillation(
-            process,
-            student_out_BxHxWxK,
-            teacher_out_BxHxWxK,
-            i_B,
-            channels,
-            settings.variance_reading,
-        )
-        total, metrics = total + settings.variance_weight * loss, metrics | logged
-    if student_LxBxNxD is not None and teacher_LxBxNxD is not None:
-        loss, logged = attention_distillation(
-            student_LxBxNxD, teacher_LxBxNxD, settings.attention_every
-        )
-        total, metrics = total + settings.attention_weight * loss, metrics | logged
+    for name, term in DISTILLATION.items():
+        weight = getattr(settings, name)
+        if weight > 0:
+            loss, logged = term(comparison)
+            total, metrics = total + weight * loss, metrics | logged
     return total, metrics
 
 
 def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objective:
     """Return the objective of a run, LiT Eq. 5, as one pure function for the training step.
 
-    With `settings.teacher == ""` it is the diffusion loss alone and expects no teacher output. With
-    `settings.compares_attention` it expects attention outputs of both networks, else of neither.
+    With `settings.teacher == ""` the objective is the diffusion loss alone and takes no teacher
+    output. It takes attention outputs of both networks exactly if `settings.compares_attention`.
     Raises ValueError, before anything compiles, for an unknown reading, or variance distillation on
     a process that does not learn its variance.
     """
@@ -205,7 +242,7 @@ def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objec
                 f"the objective was given {given} teacher output, but distill.teacher is"
                 f" {settings.teacher!r}: pass an output exactly if a teacher is named"
             )
-        student_out_BxHxWxK, _ = _parts(student, settings)
+        student_out_BxHxWxK, _ = _outputs(student, settings)
         loss, metrics = diffusion_loss(
             process, student_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC
         )
@@ -219,9 +256,9 @@ def hybrid_objective(process: GaussianProcess, settings: DistillConfig) -> Objec
     return objective
 
 
-def _parts(output: Output, settings: DistillConfig) -> tuple[jax.Array, jax.Array | None]:
-    """Return a network's output proper, and the attention outputs of its layers where they are
-    compared; ValueError when they are missing or superfluous."""
+def _outputs(output: Output, settings: DistillConfig) -> tuple[jax.Array, jax.Array | None]:
+    """Return the output of a network, and the attention outputs of its layers or None. Raises
+    ValueError unless attention outputs are given exactly if they are compared."""
     given = isinstance(output, tuple)
     if given != settings.compares_attention:
         raise ValueError(
@@ -233,7 +270,7 @@ def _parts(output: Output, settings: DistillConfig) -> tuple[jax.Array, jax.Arra
 
 
 def _check_reading(process: GaussianProcess, reading: str) -> None:
-    """Stop variance distillation that has no meaning."""
+    """Raise ValueError for an unknown reading and for a process with a fixed variance."""
     if reading not in VARIANCE_READINGS:
         raise unknown_name("variance reading", reading, VARIANCE_READINGS)
     if not process.learns_variance:

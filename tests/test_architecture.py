@@ -202,7 +202,7 @@ def test_checker_finds(path: str, source: str, expected: str) -> None:
         ("lit_jax/training/step.py", "from lit_jax import diffusion, objectives"),
         ("lit_jax/data/pipeline.py", "import grain.python as pygrain"),
         ("lit_jax/__main__.py", "from lit_jax.commands import train\n" * 100),
-        ("tools/convert_torch_ckpt.py", "import torch\nfrom lit_jax.checkpoints import folder"),
+        ("tools/convert_torch_ckpt.py", "import torch\nfrom lit_jax.checkpoints import stored"),
         ("demo/digits/__main__.py", "from lit_jax.evaluation import scores"),
     ],
 )

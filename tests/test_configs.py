@@ -17,8 +17,7 @@ from lit_jax.inheritance import POLICIES, inherited_paths
 from lit_jax.models import functional, registry
 from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.objectives import hybrid_objective
-from lit_jax.sampling.drawing import Protocol
-from lit_jax.sampling.text_drawing import TextProtocol
+from lit_jax.sampling.sampler import check_protocol, function_evaluations
 from lit_jax.sharding import path_string
 from lit_jax.training.optimizer import OPTIMIZERS, SCHEDULES, frozen_mask, learning_rate
 from support.config_cases import (
@@ -29,6 +28,7 @@ from support.config_cases import (
     ENCODE,
     IMAGENET,
     NOT_EXPERIMENTS,
+    PIXELS,
     ROOT,
     TEXT,
     build,
@@ -60,6 +60,9 @@ def test_config_builds(name: str, argument: str | None) -> None:
         assert isinstance(model, PixArtConfig) and not config.data.flip
         assert config.optimizer.name in OPTIMIZERS
         assert config.data.caption_weights == (0.6, 0.4)
+    elif name in PIXELS:
+        assert (model.image_size, model.in_channels) == ((32, 32), 3)
+        assert model.num_classes == (0 if argument == "images" else 10)
     elif name not in CLEAR:
         assert (model.image_size, model.in_channels, model.num_classes) == ((8, 8), 1, 10)
 
@@ -80,12 +83,12 @@ def test_self_generate_config_builds(name: str) -> None:
     for argument in DRAWN[name]:
         settings = module(name).get_config(argument).to_dict()
         config = from_mapping(SelfGenerateConfig, settings)
-        protocol = TextProtocol if config.text.encoder else Protocol
-        drawn = protocol(config.sampler, config.steps, config.cfg_scale, config.cfg_channels)
+        named = "PixArt-Sigma-XL/2" if config.text.encoder else "DiT-XL/2"
+        check_protocol(config.protocol, registry.model_config(named))
         rows = [line.split() for line in module(name).__doc__.splitlines()]
         (row,) = [row for row in rows if row[:1] == [argument]]
         assert row[1] == config.model
-        assert row[-2:] == [f"{config.cfg_scale:g}", str(drawn.function_evaluations())]
+        assert row[-2:] == [f"{config.cfg_scale:g}", str(function_evaluations(config.protocol))]
 
 
 @pytest.mark.parametrize(

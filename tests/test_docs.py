@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lit_jax.commands.entry import COMMANDS
+from lit_jax.commands.help import reference
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md")])
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
@@ -33,3 +36,8 @@ def test_commands_name_files_that_exist() -> None:
     assert len(found) > 5
     real = [name for name in sorted(found) if "/X." not in name]
     assert [name for name in real if not (ROOT / name).exists()] == []
+
+
+def test_the_page_of_flags_is_up_to_date() -> None:
+    page = (ROOT / "docs/flags.md").read_text()
+    assert page == reference(COMMANDS), "docs/flags.md is out of date: make docs"

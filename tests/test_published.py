@@ -8,7 +8,7 @@ import pytest
 
 from configs import common, reproduce
 from configs.published import ROWS, TABLES
-from lit_jax.commands.flags import JOB_FLAGS
+from lit_jax.commands.entry import COMMANDS
 from support.config_cases import ARGUMENTS, DRAWN, ENCODE, IMAGENET, ROOT, module
 
 
@@ -44,7 +44,8 @@ def test_commands_of_the_page_use_flags_and_configs_that_exist() -> None:
     jobs = {"encode", "train", "sample", "evaluate", "self_generate"}
     assert {job for job, _ in commands} == jobs
     for job, rest in commands:
-        known = {row[1] for row in JOB_FLAGS[job]}
+        command = COMMANDS[job]
+        known = {one.flag for one in command.settings} | ({"config"} if command.keys else set())
         assert set(re.findall(r"--(\w+)", rest)) <= known
         for key in re.findall(r"--config\.([\w.]+)=", rest):
             assert key in ("total_steps", "ema.decay", "model")

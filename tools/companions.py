@@ -8,17 +8,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lit_jax.checkpoints.identity import text_encoder_identity, vae_identity
-from lit_jax.checkpoints.recorded import TEXT_ENCODER, VAE
+from lit_jax.checkpoints.identity import TEXT_ENCODER, VAE
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.data.tokenizer import Tokenizer
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig, NetworkConfig
-from lit_jax.models.t5.config import TOKENIZER_FILE, T5Config
+from lit_jax.models.registry import family_of
+from lit_jax.models.t5.config import TOKENIZER_FILE
 
 PIECES = Path(TOKENIZER_FILE).name
 
 
-def find_tokenizer(args: argparse.Namespace, config: NetworkConfig) -> Path | None:
+def find_tokenizer(args: argparse.Namespace, config: Any) -> Path | None:
     """Return the sentencepiece model that goes with a T5: `--tokenizer` (a file or its folder),
     else spiece.model beside the source, in the folder `tokenizer` next to it as in diffusers'
     pipelines, or in the model folder that is to be replaced. None when there is none, and for other
@@ -26,7 +25,7 @@ def find_tokenizer(args: argparse.Namespace, config: NetworkConfig) -> Path | No
 
     Raises ValueError for a file that is not the tokenizer of this T5.
     """
-    if not isinstance(config, T5Config):
+    if family_of(config).name != "T5":
         if args.tokenizer:
             raise ValueError(
                 f"--tokenizer belongs to a T5; the checkpoint is a {config.family}, leave it out"
@@ -60,16 +59,16 @@ def copy_tokenizer(tokenizer: Path | None, folder: Path) -> list[str]:
     return [f"tokenizer: {tokenizer}"]
 
 
-def recorded_companions(args: argparse.Namespace, config: NetworkConfig) -> dict[str, Any]:
+def recorded_companions(args: argparse.Namespace, config: Any) -> dict[str, Any]:
     """Return the entries of `config.json` that name the VAE and the text encoder of a denoiser.
 
     Raises ValueError for networks that do not fit together.
     """
     entries: dict[str, Any] = {}
     if args.vae:
-        if not isinstance(config, DenoiserConfig):
+        if family_of(config).condition is None:
             raise ValueError(f"--vae belongs to a denoiser such as a DiT, not to a {config.family}")
-        vae = vae_identity(args.vae)
+        vae = ModelFolder(args.vae, expect="AutoencoderKL", flag="--vae").vae_identity
         if vae.latent_channels != config.in_channels:
             raise ValueError(
                 f"--vae {args.vae} has latents of {vae.latent_channels} channels, the model takes"
@@ -77,9 +76,10 @@ def recorded_companions(args: argparse.Namespace, config: NetworkConfig) -> dict
             )
         entries[VAE] = dataclasses.asdict(vae)
     if args.text_encoder:
-        if not isinstance(config, PixArtConfig):
+        if family_of(config).condition != "caption":
             raise ValueError(f"--text_encoder belongs to a PixArt, not to a {config.family}")
-        encoder = text_encoder_identity(args.text_encoder)
+        folder = ModelFolder(args.text_encoder, expect="T5", flag="--text_encoder")
+        encoder = folder.text_encoder_identity
         if encoder.width != config.caption_channels:
             raise ValueError(
                 f"--text_encoder {args.text_encoder} has features of width {encoder.width}, the"

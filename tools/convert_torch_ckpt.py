@@ -37,11 +37,12 @@ from tqdm import tqdm
 
 from lit_jax.checkpoints.convert import Import, start_import
 from lit_jax.checkpoints.detect import detect_config
-from lit_jax.checkpoints.folder import PARAMS, check_destination, staged_model_dir, write_config
-from lit_jax.checkpoints.identity import FLOAT_SHA256
+from lit_jax.checkpoints.identity import FLOAT_SHA256, IDENTITY
 from lit_jax.checkpoints.layouts import EXPORT_LAYOUTS, layout_of
+from lit_jax.checkpoints.model_folder import ModelFolder, identity_entries
 from lit_jax.checkpoints.pairing import StateDict
 from lit_jax.checkpoints.safetensors_files import SAFETENSORS, SafetensorsReader
+from lit_jax.checkpoints.stored import PARAMS
 from lit_jax.checkpoints.streaming import UnreadLeaf, write_unread
 from lit_jax.checkpoints.weight_files import (
     Reader,
@@ -53,9 +54,9 @@ from lit_jax.checkpoints.weight_files import (
     new_parents,
     without_wrappers,
 )
+from lit_jax.checkpoints.writing import check_destination, staged_model_dir, write_config
 from lit_jax.models.family import architecture
-from lit_jax.models.inception.config import InceptionConfig
-from lit_jax.models.t5.config import T5Config
+from lit_jax.models.registry import family_of
 from lit_jax.storage.staging import leftovers
 from tools.companions import copy_tokenizer, find_tokenizer, recorded_companions
 from tools.export_checkpoint import export_checkpoint
@@ -111,7 +112,8 @@ def import_checkpoint(args: argparse.Namespace) -> None:
         state, args.model, parse_settings(args.set), checkpoint.stored, source.hub, layout
     )
     dtype = args.dtype or DTYPES[0]
-    if dtype != "float32" and isinstance(config, InceptionConfig):
+    family = family_of(config).name
+    if dtype != "float32" and family == "Inception":
         raise ValueError(f"--dtype {dtype}: rounded weights would change every score")
     work = start_import(state, config, layout)
     tokenizer = find_tokenizer(args, config)
@@ -128,7 +130,10 @@ def import_checkpoint(args: argparse.Namespace) -> None:
             FLOAT_SHA256: work.sha256,
         }
         write_config(staged, config, provenance, companions)
-        notes = copy_tokenizer(tokenizer, staged) if isinstance(config, T5Config) else []
+        if family != "T5":  # which is known by the sum of its numbers before any rounding
+            identity = {IDENTITY: identity_entries(ModelFolder(staged))}
+            write_config(staged, config, provenance, companions | identity)
+        notes = copy_tokenizer(tokenizer, staged) if family == "T5" else []
         if args.verify:
             verify(state, layout, staged, dtype)
     print(

@@ -12,11 +12,12 @@ import numpy as np
 
 from lit_jax.checkpoints.convert import export_params
 from lit_jax.checkpoints.detect import detect_config
-from lit_jax.checkpoints.folder import check_parents, load_model_dir, read_config
 from lit_jax.checkpoints.layouts import EXPORT_LAYOUTS, HUB_LAYOUTS
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.checkpoints.pairing import layout_named, unwritten
 from lit_jax.checkpoints.safetensors_files import SAFETENSORS, write_safetensors
 from lit_jax.checkpoints.weight_files import cannot_write, new_parents
+from lit_jax.checkpoints.writing import check_parents
 from lit_jax.keymap.rows import Layout
 from lit_jax.models.family import architecture
 from lit_jax.models.functional import count_params
@@ -34,8 +35,9 @@ def export_checkpoint(args: argparse.Namespace) -> None:
     _check_destination(dst, args.layout, args.overwrite)
     if not Path(args.src).exists():
         raise ValueError(f"no such model folder: {args.src}")
-    _refuse_rounded(args.src)
-    config, params = load_model_dir(args.src)
+    folder = ModelFolder(args.src)
+    _refuse_rounded(folder)
+    config, params = folder.config, folder.params()
     layout = layout_named(config, args.layout)
     exported = family_of(config).as_written(config, unwritten(config, layout))
     state = export_params(params, config, layout)
@@ -70,13 +72,12 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise ValueError(f"--export needs --layout ({' | '.join(EXPORT_LAYOUTS)})")
 
 
-def _refuse_rounded(src: str) -> None:
+def _refuse_rounded(folder: ModelFolder) -> None:
     """Raise ValueError for int8 weights, before they are read."""
-    config = read_config(src)
-    weights = getattr(config, "weights", "float")  # a field of T5
+    weights = getattr(folder.config, "weights", "float")  # a field of T5
     if weights != "float":
         raise ValueError(
-            f"{src} holds {weights} weights, which no layout of PyTorch has here; export the"
+            f"{folder} holds {weights} weights, which no layout of PyTorch has here; export the"
             " folder with the float weights they were made from"
         )
 

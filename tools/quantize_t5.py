@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     # Run as a file, the package lies one folder up; rounding needs no accelerator.
@@ -25,9 +26,9 @@ if __name__ == "__main__":
 import jax
 from tqdm import tqdm
 
-from lit_jax.checkpoints.folder import check_destination
-from lit_jax.checkpoints.quantise import float_config, quantise_t5
+from lit_jax.checkpoints.quantise import float_folder, quantise_t5
 from lit_jax.checkpoints.weight_files import new_parents
+from lit_jax.checkpoints.writing import check_destination
 from lit_jax.models.functional import abstract_params, count_params
 from lit_jax.models.t5.config import TOKENIZER_FILE
 from lit_jax.runs.requests import require_space
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def quantise(src: str, dst: str, overwrite: bool) -> None:
     """Write `dst` and says how much was rounded."""
-    config = float_config(src)
+    config: Any = float_folder(src).config
     check_destination(dst, overwrite)
     if Path(src).resolve() == Path(dst).resolve():
         raise ValueError(f"--dst {dst} is --src; the float weights would be lost")

@@ -28,10 +28,10 @@ def verify(state: StateDict, layout: Layout, model_dir: Path, dtype: str) -> Non
     `state` is the checkpoint under its own keys, `model_dir` what was made of it.
     """
     torch = import_torch("--verify")
-    from lit_jax.checkpoints.folder import load_model, read_config
+    from lit_jax.checkpoints.model_folder import ModelFolder, load_model
     from tools import torch_reference
 
-    fields = architecture(read_config(model_dir))
+    fields = architecture(ModelFolder(model_dir).config)
     kind = layout.config().family
     inputs = torch_reference.random_inputs(kind, fields)
     # The import has accepted the stored position table, whose numbers may be rounded, and flax has

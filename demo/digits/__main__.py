@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -32,14 +33,16 @@ from demo.digits import classifier, dataset, features
 from demo.digits import report as reports
 from demo.digits.teacher import TEACHER, convert_teacher
 from demo.training_runs import draw_losses, training_effort
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import params_sha256
-from lit_jax.commands.sample.job import Protocol, sample
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.commands.sample.job import sample
 from lit_jax.commands.train.job import train
 from lit_jax.config import TrainConfig, from_mapping
+from lit_jax.config.protocol import Protocol
+from lit_jax.config.sample import SampleConfig
 from lit_jax.models.cost import attention_macs
 from lit_jax.models.functional import abstract_params, count_params
 from lit_jax.runs.progress import duration
+from lit_jax.sampling.sampler import function_evaluations
 from lit_jax.storage import files
 from lit_jax.storage import png as images
 from lit_jax.training.metrics import TRACE, read_trace
@@ -68,7 +71,7 @@ def main() -> None:
 
 
 def run(out: Path, seed: int, steps: int | None, count: int) -> None:
-    """The five steps of the demo; what an earlier call has finished is not done again."""
+    """Run the five steps of the demo; steps that an earlier call finished are skipped."""
     began = time.perf_counter()
     if count < 10 * PER_CLASS:
         raise ValueError(f"--count {count} is too few for {PER_CLASS} images of each of 10 classes")
@@ -136,7 +139,7 @@ def load_config(name: str) -> Callable[..., ConfigDict]:
 def draw_samples(name: str, model: Path, out: Path, seed: int, count: int) -> dict[str, Path]:
     """Step 4: the same labels and noise for every model, with DDPM and again with DDIM."""
     folders = {}
-    weights = params_sha256(folder.load_model_dir(model)[1])
+    weights = ModelFolder(model).sha256
     for sampler, steps in SAMPLERS.items():
         target = out / "samples" / f"{name}_{sampler}"
         heading(
@@ -152,12 +155,20 @@ def draw_samples(name: str, model: Path, out: Path, seed: int, count: int) -> di
         if (target / "sample.json").exists():
             print(f"{target} is there already")
             continue
-        sample(model, target, count, protocol, batch_size=BATCH)
+        sample(
+            SampleConfig(
+                model=str(model),
+                out=str(target),
+                num_samples=count,
+                protocol=protocol,
+                batch_size=BATCH,
+            )
+        )
     return folders
 
 
 def is_of(request: Path, weights: str, protocol: Protocol, count: int) -> bool:
-    """Whether a folder of samples, finished or not, belongs to these weights and this protocol."""
+    """Return True if a folder of samples, finished or not, has these weights and this protocol."""
     if not request.exists():
         return False
     found = json.loads(request.read_text())
@@ -226,15 +237,15 @@ def score(
 
 
 def sampler_record(sampler: str, seed: int) -> reports.SamplerRecord:
-    evaluations = protocol_of(sampler, seed).function_evaluations()
+    evaluations = function_evaluations(protocol_of(sampler, seed))
     return reports.SamplerRecord(sampler, SAMPLERS[sampler], evaluations)
 
 
 def score_model(
     name: str, model: Path, drawn: dict[str, Images], real: np.ndarray, judge: classifier.Judge
 ) -> reports.ModelRow:
-    """All numbers of one row of the report."""
-    config = folder.read_config(model)
+    """Return all numbers of one row of the report."""
+    config: Any = ModelFolder(model).config
     distance = {k: features.digit_frechet_distance(real, v["arr_0"]) for k, v in drawn.items()}
     accuracy = {
         k: classifier.conditional_accuracy(judge, v["arr_0"], v["labels"]) for k, v in drawn.items()
@@ -260,7 +271,7 @@ def draw_pictures(
     real: tuple[np.ndarray, np.ndarray],
     out: Path,
 ) -> None:
-    """samples.png: real digits and every model side by side; losses.png: the three students."""
+    """Write samples.png, real digits and every model side by side, and losses.png, the students."""
     panels = {"real": images.class_rows(*real, PER_CLASS, 10)}
     captions = {"real": f"{len(real[0]):,} digits"}
     for row in rows:

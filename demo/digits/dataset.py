@@ -137,6 +137,6 @@ def prepare(data_dir: str | os.PathLike[str]) -> tfds.core.DatasetInfo:
 def load_split(data_dir: str | os.PathLike[str], split: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a prepared split in its stored order: images uint8 [N, 8, 8, 1], labels int32 [N]."""
     source = open_source(SourceConfig("tfds", os.fspath(data_dir), "digits", split))
-    examples = [Pixels(source, IMAGE_SHAPE)[index] for index in range(len(source))]
+    examples = [Pixels(source, IMAGE_SHAPE, True)[index] for index in range(len(source))]
     images_NxHxWxC = np.stack([example["image"] for example in examples])
     return images_NxHxWxC, np.stack([example["label"] for example in examples])

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def report_of(seed: int, out: Path) -> dict[str, Any]:
-    """The report of one seed, running the demo if it is not there yet."""
+    """Return the report of one seed; run the demo if the report is missing."""
     if not (out / "report.json").exists():
         command = [sys.executable, "-m", "demo.digits"]
         subprocess.run([*command, "--seed", str(seed), "--out", str(out)], cwd=ROOT, check=True)
@@ -97,7 +97,7 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def to_markdown(study: dict[str, Any]) -> str:
-    """The two tables of the study."""
+    """Return the two tables of the study."""
     lines = [
         "# The digits demo over seeds",
         "",
@@ -126,7 +126,7 @@ def _cell(spread: dict[str, Any], percent: bool) -> str:
 
 
 def plot(path: Path, study: dict[str, Any]) -> None:
-    """One dot per seed and a bar at the mean, FDD of every model under both samplers."""
+    """Plot a dot per seed and a bar at the mean: FDD of every model under both samplers."""
     figure = Figure(figsize=(8, 3.6), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, score in zip(panels, ("frechet_distance", "ddim_frechet_distance"), strict=True):

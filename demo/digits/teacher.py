@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.stored import CONFIG
 from lit_jax.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ def convert_teacher(target: Path, title: str) -> Path:
     if not target.exists():
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
         return target
-    source = json.loads((target / folder.CONFIG).read_text())["provenance"]["sha256"]
+    source = json.loads((target / CONFIG).read_text())["provenance"]["sha256"]
     if source != files.sha256_file(TEACHER):
         raise ValueError(f"{target} was made from another {TEACHER.name}; choose another --out")
     print(f"{target} is there already")

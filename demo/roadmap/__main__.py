@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def chosen_rows(text: str) -> list[str]:
-    """The rows to run: all, or those named; a row that is another one's run stands for it."""
+    """Return the rows to run: all, or those named, each replaced by the row it is a copy of."""
     table = digits_roadmap.ROWS
     names = text.split(",") if text else list(table)
     if unknown := [name for name in names if name not in table]:

@@ -38,12 +38,12 @@ def merged(earlier: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str, A
 
 
 def kept(earlier: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
-    """Rows of `earlier` that `merged` leaves as they are."""
+    """Return the rows of `earlier` that `merged` keeps."""
     return [name for name in earlier["rows"] if name in ROWS and name not in report["rows"]]
 
 
 def described(name: str, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured under the heading of row `name`, which may be another row's run."""
+    """Return the measurement shown for row `name`, which may be another row's run."""
     row = ROWS[name]
     heading = {
         "table": row.table,

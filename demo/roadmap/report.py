@@ -51,7 +51,7 @@ Values = Mapping[int, float]  # seed -> score
 
 
 def reference_scores(data_dir: Path) -> dict[str, Any]:
-    """What real digits that are not in the reference reach under the same measure."""
+    """Return the scores of real digits outside of the reference."""
     real, real_labels = dataset.load_split(data_dir, "train")
     heldout, heldout_labels = dataset.load_split(data_dir, "heldout")
     judge = classifier.train_judge(heldout, heldout_labels)
@@ -63,7 +63,7 @@ def reference_scores(data_dir: Path) -> dict[str, Any]:
 
 
 def write(out: Path, results: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]) -> None:
-    """report.json, report.md and roadmap.png in `out`."""
+    """Write report.json, report.md and roadmap.png into `out`."""
     report = summarise(results, reference)
     plot(out / "roadmap.png", report)
     files.write_json(out / "report.json", report)
@@ -107,7 +107,7 @@ def summarise(results: Sequence[Mapping[str, Any]], reference: Mapping[str, Any]
 
 
 def spread(values: Values) -> dict[str, Any]:
-    """Values by seed, mean, and the standard deviation over seeds (none for a single one)."""
+    """Return values by seed, mean, and standard deviation over seeds (None for a single seed)."""
     numbers = list(values.values())
     return {
         "values": {str(seed): value for seed, value in values.items()},
@@ -117,7 +117,7 @@ def spread(values: Values) -> dict[str, Any]:
 
 
 def to_markdown(report: Mapping[str, Any]) -> str:
-    """The report for people: the tables, the verdicts, how it was made."""
+    """Return the report as Markdown: tables, verdicts, protocol."""
     return "\n".join(
         [
             "# The roadmap in miniature",
@@ -140,7 +140,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 
 def tables(report: Mapping[str, Any]) -> list[str]:
-    """One Markdown table per table; the paper's columns where it has that table."""
+    """Return one Markdown table per table, with the paper's columns where it has that table."""
     lines = []
     for table, title in TITLES.items():
         rows = [row for row in report["rows"].values() if row["table"] == table]
@@ -167,7 +167,7 @@ def tables(report: Mapping[str, Any]) -> list[str]:
 
 
 def cell(scores: Mapping[str, Any], factor: float, digits: int, unit: str) -> str:
-    """mean ± standard deviation; the mean alone when there is one seed."""
+    """Return mean ± standard deviation; the mean alone for one seed."""
     text = f"{factor * scores['mean']:.{digits}f}"
     if scores["standard_deviation"] is not None:
         text += f" ± {factor * scores['standard_deviation']:.{digits}f}"
@@ -196,7 +196,7 @@ def protocol_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def measured_lines(report: Mapping[str, Any]) -> list[str]:
-    """Where and when the rows were measured, a line for each occasion."""
+    """Return place and date of the measurements, a line for each occasion."""
     occasions: dict[str, list[str]] = {}
     for name, row in report["rows"].items():
         by = row["measured"]
@@ -209,7 +209,7 @@ def measured_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def into_page(text: str, report: Mapping[str, Any]) -> str:
-    """A page of the docs with everything between its two marks made anew from `report`."""
+    """Return a page of the docs with the text between its two marks replaced by `report`."""
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     verdicts = ["## Verdicts", "", *summary(report), "", *verdict_table(report), ""]
@@ -218,7 +218,7 @@ def into_page(text: str, report: Mapping[str, Any]) -> str:
 
 
 def plot(path: Path, report: Mapping[str, Any]) -> None:
-    """A panel per table: FDD of every seed and its mean, the paper's FID on the right axis."""
+    """Plot a panel per table: FDD of every seed and its mean, the paper's FID on the right axis."""
     tables = {row["table"] for row in report["rows"].values()}
     figure = Figure(figsize=(13, 15), dpi=100, facecolor="white", layout="constrained")
     cells = figure.add_gridspec(3, 2)
@@ -234,8 +234,8 @@ def plot(path: Path, report: Mapping[str, Any]) -> None:
 
 
 def panel(axes: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """One table; returns what a legend shows. Zero is not on the axes: only the order and the
-    spread can be compared."""
+    """Plot one table; return the entries of the legend. Zero is not on the axes: only the order
+    and the spread can be compared."""
     ours, theirs = "#0072B2", "#D55E00"
     places = range(len(rows))
     means = [row["frechet_distance"]["mean"] for row in rows]

@@ -1,4 +1,4 @@
-"""The training runs of `demo/roadmap`: what each one is, and how several go on at a time."""
+"""The training runs of `demo/roadmap`, several at a time."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from ml_collections import ConfigDict
 
 from configs import digits_roadmap
 from demo.digits import classifier, dataset, features
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import params_sha256
-from lit_jax.commands.sample.job import Protocol, sample
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import save_model_dir
+from lit_jax.commands.sample.job import sample
 from lit_jax.commands.train.job import train
 from lit_jax.config import TrainConfig, from_mapping
+from lit_jax.config.protocol import Protocol
+from lit_jax.config.sample import SampleConfig
 from lit_jax.models import registry
 from lit_jax.runs.progress import duration
+from lit_jax.sampling.sampler import function_evaluations
 from lit_jax.storage import files
 from lit_jax.training.metrics import TRACE, read_trace
 
@@ -55,7 +58,7 @@ class Run:
 
     @property
     def untrained(self) -> bool:
-        """Whether the source itself is sampled."""
+        """True if the source itself is sampled."""
         return self.row != SOURCE and digits_roadmap.ROWS[self.row].untrained
 
     @property
@@ -64,7 +67,7 @@ class Run:
 
 
 def config_of(run: Run) -> TrainConfig:
-    """The row's config with the paths, seed and steps of this run."""
+    """Return the row's config with the paths, seed and steps of this run."""
     config: ConfigDict
     if run.row == SOURCE:
         config = digits_roadmap.get_config(SOURCE)
@@ -88,7 +91,7 @@ def protocol_of(run: Run) -> Protocol:
 
 
 def request_of(run: Run) -> dict[str, Any]:
-    """What a result depends on; as it reads from JSON. Paths are left out: folders may move."""
+    """Return what a result depends on, as read from JSON, without paths: folders may move."""
     train = dataclasses.asdict(config_of(run))
     del train["data"]["data_dir"], train["data"]["kind"]
     for group, key in (("inherit", "source"), ("distill", "teacher")):
@@ -100,7 +103,7 @@ def request_of(run: Run) -> dict[str, Any]:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the result is there; ValueError when it is that of another request."""
+    """Return True if the result exists; ValueError when it is that of another request."""
     if not run.result.exists():
         return False
     found, wanted = json.loads(run.result.read_text())["request"], request_of(run)
@@ -118,7 +121,7 @@ def is_finished(run: Run) -> bool:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of nested dicts as ("a.b.c", value)."""
+    """Return the leaves of nested dicts as ("a.b.c", value)."""
     pairs = []
     for key, value in tree.items():
         inner = isinstance(value, dict)
@@ -127,7 +130,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def needs(out: Path, run: Run) -> set[str]:
-    """Models that this run starts from or learns from and that are not there yet."""
+    """Return the missing models that this run starts from or learns from."""
     if run.row == SOURCE:
         return set()
     config = config_of(run)
@@ -136,8 +139,8 @@ def needs(out: Path, run: Run) -> set[str]:
 
 
 def run_all(pending: Sequence[Run], out: Path, workers: int) -> None:
-    """All runs, each in one thread of one process. After a failure those that are on still finish,
-    no other begins."""
+    """Execute all runs, each in one thread of one process. After a failure the started runs
+    finish, and no other starts."""
     # A network this small gains little from a second thread, two runs at once gain nearly twofold.
     os.environ["NPROC"] = "1"
     flags = os.environ.get("XLA_FLAGS", "")
@@ -190,7 +193,7 @@ class Progress:
         """Network evaluations: three per image and step, one more of a teacher, and sampling."""
         config = config_of(run)
         per_image = 4 if config.distill.teacher else 3
-        drawn = run.count * protocol_of(run).function_evaluations()
+        drawn = run.count * function_evaluations(protocol_of(run))
         steps = 0 if run.untrained else config.total_steps
         return steps * config.batch_size * per_image + drawn
 
@@ -208,7 +211,7 @@ class Progress:
 
 
 def execute(run: Run) -> dict[str, Any]:
-    """One run: trains, samples, scores, leaves the result."""
+    """Train, sample and score one run, and write its result."""
     began = time.perf_counter()
     config, out = config_of(run), Path(run.out)
     workdir = out / "work" / run.name
@@ -223,7 +226,14 @@ def execute(run: Run) -> dict[str, Any]:
     trained = time.perf_counter()
     drawn = out / "samples" / run.name
     shutil.rmtree(drawn, ignore_errors=True)  # without a result they are of an interrupted call
-    sample(workdir, drawn, run.count, protocol_of(run), batch_size=BATCH, log=quiet)
+    request = SampleConfig(
+        model=str(workdir),
+        out=str(drawn),
+        num_samples=run.count,
+        protocol=protocol_of(run),
+        batch_size=BATCH,
+    )
+    sample(request, log=quiet)
     images = np.load(drawn / "samples.npz")
     real, judge = real_and_judge(out / "data")
     result = {
@@ -231,7 +241,7 @@ def execute(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "frechet_distance": features.digit_frechet_distance(real, images["arr_0"]),
         "accuracy": classifier.conditional_accuracy(judge, images["arr_0"], images["labels"]),
-        "weights_sha256": params_sha256(folder.load_model_dir(workdir)[1]),
+        "weights_sha256": ModelFolder(workdir).sha256,
         "train_seconds": trained - began,
         "seconds": time.perf_counter() - began,
         "request": request_of(run),
@@ -250,11 +260,11 @@ def train_to_the_end(run: Run, config: TrainConfig, workdir: Path) -> None:
 
 
 def save_untrained(config: TrainConfig, workdir: Path) -> None:
-    """A model folder with the parameters of the source and the attention of the config."""
-    _, params = folder.load_model_dir(config.inherit.source)
+    """Save a model folder with the parameters of the source and the attention of the config."""
+    params = ModelFolder(config.inherit.source).params()
     model = registry.model_config(config.model.name, **config.model.overrides)
     provenance = {"source": Path(config.inherit.source).name}
-    folder.save_model_dir(workdir, model, params, provenance, overwrite=True)
+    save_model_dir(workdir, model, params, provenance, overwrite=True)
 
 
 def quiet(text: str) -> None:
@@ -263,7 +273,7 @@ def quiet(text: str) -> None:
 
 def save_sources(workdir: Path, models: Path) -> None:
     """Model folders of the source's checkpoints: the EMA, and of one also what it averages."""
-    config = folder.read_config(workdir)
+    config = ModelFolder(workdir, finished=False).config
     handler = ocp.PyTreeCheckpointHandler()
     for step in digits_roadmap.SOURCE_STEPS:
         arrays = (workdir / "checkpoints" / str(step) / "state").absolute()
@@ -275,11 +285,11 @@ def save_sources(workdir: Path, models: Path) -> None:
             if entry == "ema" or name == digits_roadmap.NOT_EMA:
                 provenance = {"source": f"digits_roadmap.py:source, step {step}, {entry}"}
                 target = models / name
-                folder.save_model_dir(target, config, state[entry], provenance, overwrite=True)
+                save_model_dir(target, config, state[entry], provenance, overwrite=True)
 
 
 @functools.cache
 def real_and_judge(data_dir: Path) -> tuple[np.ndarray, classifier.Judge]:
-    """The training digits, and the judge that has seen only held-out digits."""
+    """Return the training digits, and the judge, trained on held-out digits only."""
     real, _ = dataset.load_split(data_dir, "train")
     return real, classifier.train_judge(*dataset.load_split(data_dir, "heldout"))

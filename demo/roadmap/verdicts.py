@@ -1,4 +1,4 @@
-"""What the rows of `demo/roadmap` say of the paper's five guidelines, and of the siblings.
+"""Verdicts of the rows of `demo/roadmap` on the paper's five guidelines, and on the siblings.
 
 A verdict compares two rows over seeds. Runs of one seed share data order and noise, so the
 differences within a seed are taken, and Student's t of their mean; nothing is shown unless it is
@@ -30,7 +30,7 @@ T_POINTS = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 @dataclass(frozen=True)
 class Claim:
-    """What a guideline expects: row `better` has the smaller distance, or (`same`) is no worse.
+    """Claim of a guideline: row `better` has the smaller distance, or (`same`) is no worse.
     `paper` names the row whose FID is the paper's side of `better`, if that is another one."""
 
     guideline: int
@@ -83,7 +83,7 @@ CLAIMS = (
 
 
 def verdicts(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The verdict on every claim whose two rows have a seed in common."""
+    """Return the verdict on every claim whose two rows have a seed in common."""
 
     def seeds(name: str) -> set[str]:
         return set(rows[name]["frechet_distance"]["values"]) if name in rows else set()
@@ -92,7 +92,7 @@ def verdicts(rows: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def verdict(claim: Claim, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """The difference `worse - better` in distance within a seed, and what it says."""
+    """Return the difference `worse - better` in distance within a seed, and the verdict."""
     better, worse = (rows[name]["frechet_distance"] for name in (claim.better, claim.worse))
     differences = paired(rows, claim.worse, claim.better, "frechet_distance")
     points = paired(rows, claim.better, claim.worse, "accuracy")
@@ -138,7 +138,7 @@ def student_t(differences: Sequence[float]) -> float:
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """One line per guideline: what these runs say of each of its claims."""
+    """Return one line per guideline with the verdicts on its claims."""
     lines = []
     for number, title in GUIDELINES.items():
         claims = [row for row in report["verdicts"] if row["guideline"] == number]
@@ -151,7 +151,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
 
 
 def verdict_table(report: Mapping[str, Any]) -> list[str]:
-    """Differences within a seed, positive in favour of the claim, and what they show."""
+    """Return the differences within a seed, positive in favour of the claim, with verdicts."""
     lines = [
         "| guideline | claim | difference in FDD | t | verdict | in accuracy | t | paper, in FID |",
         "|---:|---|---:|---:|---|---:|---:|---:|",

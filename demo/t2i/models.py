@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.stored import CONFIG
 from lit_jax.storage import files
 from tools.convert_torch_ckpt import main as convert
 
@@ -48,7 +48,7 @@ def prepare(name: str, models: Path) -> Path:
     """
     target = models / name
     if target.exists():
-        made_from = json.loads((target / folder.CONFIG).read_text())["provenance"]["sha256"]
+        made_from = json.loads((target / CONFIG).read_text())["provenance"]["sha256"]
         if made_from != files.sha256_file(SHIPPED[name]):
             raise ValueError(f"{target} was made from another {SHIPPED[name].name}; remove it")
         print(f"{target} is there already", flush=True)

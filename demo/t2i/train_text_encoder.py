@@ -32,7 +32,7 @@ import sentencepiece
 from flax import nnx
 
 from demo.t2i import shapes
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.data.tokenizer import Tokenizer
 from lit_jax.models.layers import Dense
 from lit_jax.models.t5.config import T5Config

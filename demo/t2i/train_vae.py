@@ -23,7 +23,7 @@ import optax
 from flax import nnx
 
 from demo.t2i import shapes
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.autoencoder.model import AutoencoderKL, kl, sample_latents
 

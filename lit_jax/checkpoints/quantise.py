@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from lit_jax.checkpoints.folder import CONFIG, PARAMS, read_config, staged_model_dir, write_config
-from lit_jax.checkpoints.identity import FLOAT_SHA256, float_sha256
-from lit_jax.checkpoints.leaves import stored_leaves
+from lit_jax.checkpoints.identity import FLOAT_SHA256
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.checkpoints.pairing import abstract_leaves
+from lit_jax.checkpoints.stored import PARAMS
 from lit_jax.checkpoints.streaming import UnreadLeaf, write_unread
 from lit_jax.checkpoints.weight_files import cannot_write
+from lit_jax.checkpoints.writing import staged_model_dir, write_config
 from lit_jax.models.t5.config import TOKENIZER_FILE, T5Config
 from lit_jax.models.t5.int8 import dequantise, quantise
 
@@ -74,17 +75,16 @@ def _rounded(matrix: jax.Array, axis: int) -> tuple[jax.Array, jax.Array, jax.Ar
     return integers, scale, jax.numpy.sqrt(jax.numpy.sum(rest**2) / largest)
 
 
-def float_config(model_dir: str | Path) -> T5Config:
-    """Return the configuration of a T5 with float weights; ValueError for any other network."""
-    config = read_config(model_dir)
-    if not isinstance(config, T5Config):
-        raise ValueError(f"{model_dir} holds a {config.family}; int8 weights exist for a T5")
-    if config.weights != "float":
+def float_folder(model_dir: str | Path) -> ModelFolder:
+    """Open the model folder of a T5 with float weights; ValueError for any other network."""
+    folder = ModelFolder(model_dir, expect="T5")
+    weights = folder.config.weights  # type: ignore[union-attr]
+    if weights != "float":
         raise ValueError(
-            f"{model_dir} holds {config.weights} weights already; name the folder with the float"
-            " weights they were made from"
+            f"{model_dir} holds {weights} weights already; name the folder with the float weights"
+            " they were made from"
         )
-    return config
+    return folder
 
 
 def quantise_t5(
@@ -97,17 +97,18 @@ def quantise_t5(
     FLOAT_SHA256 says which float weights these were. Raises ValueError for a source that is no T5
     with float weights, when the disk does not take it, and as `staged_model_dir` does.
     """
-    config = float_config(src)
-    matrices, leaves = int8_leaves(src, dataclasses.replace(config, weights="int8"), progress)
+    folder = float_folder(src)
+    stored: Any = folder.config
+    config = dataclasses.replace(stored, weights="int8")
+    matrices, leaves = int8_leaves(folder, config, progress)
     tokenizer = Path(src) / TOKENIZER_FILE
     with staged_model_dir(dst, overwrite) as staged:
-        provenance = json.loads((Path(src) / CONFIG).read_text())["provenance"]
-        provenance |= {"dtype": "int8", FLOAT_SHA256: float_sha256(src)}
+        provenance = {**folder.provenance, "dtype": "int8", FLOAT_SHA256: folder.float_sha256}
         try:
             write_unread(staged / PARAMS, leaves)
         except RuntimeError as error:
             raise cannot_write(dst, error) from error
-        write_config(staged, dataclasses.replace(config, weights="int8"), provenance)
+        write_config(staged, config, provenance)
         if tokenizer.is_file():
             (staged / TOKENIZER_FILE).parent.mkdir()
             shutil.copyfile(tokenizer, staged / TOKENIZER_FILE)
@@ -115,10 +116,10 @@ def quantise_t5(
 
 
 def int8_leaves(
-    src: str | Path, config: T5Config, progress: Progress
+    src: ModelFolder, config: T5Config, progress: Progress
 ) -> tuple[dict[str, Matrix], dict[str, UnreadLeaf]]:
     """Return the matrices of a T5 with float weights, and the leaves of `config`, its int8 form."""
-    stored = stored_leaves(src)[1]
+    stored = src.leaves()
     wanted = abstract_leaves(config)
     matrices = {
         path: Matrix(stored[path], SHARED_AXIS[path.split("/")[-1]], progress)

@@ -67,8 +67,9 @@ class UnreadLeafHandler(ocp.type_handlers.NumpyHandler):
         return []
 
 
-def batches(sizes: Sequence[int], limit: int = BATCH_BYTES) -> list[list[int]]:
+def batches(sizes: Sequence[int], limit: int | None = None) -> list[list[int]]:
     """Return consecutive indices whose sizes sum to at most `limit`, a larger one alone."""
+    limit = BATCH_BYTES if limit is None else limit
     found: list[list[int]] = []
     room = 0
     for n, size in enumerate(sizes):

@@ -1,7 +1,7 @@
-"""Typed configuration: frozen dataclasses and the one border where a ConfigDict becomes typed.
+"""Typed configuration: frozen dataclasses, and the conversion of a ConfigDict to them.
 
-Floor 0: imports nothing of the package. Every default of the project lives in a field of this
-room or in a file of `configs/`; nothing is read with a fallback value anywhere else.
+Imports nothing else of the package. Every default lives in a field of these dataclasses, in a file
+of `configs/`, or in the configuration of a family.
 """
 
 from lit_jax.config.encode import EncodeConfig, SourceConfig, TextConfig
@@ -9,11 +9,11 @@ from lit_jax.config.experiment import (
     DataConfig,
     DistillConfig,
     EmaConfig,
+    GridConfig,
     InheritConfig,
     MeshConfig,
     ModelSpec,
     OptimizerConfig,
-    SampleConfig,
     TrainConfig,
 )
 from lit_jax.config.typed import from_mapping, typed_fields, unknown_name
@@ -27,7 +27,7 @@ __all__ = [
     "MeshConfig",
     "ModelSpec",
     "OptimizerConfig",
-    "SampleConfig",
+    "GridConfig",
     "SourceConfig",
     "TextConfig",
     "TrainConfig",

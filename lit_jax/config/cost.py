@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lit_jax.config.settings import setting
 from lit_jax.config.typed import limit, require
 
 
 @dataclass(frozen=True)
 class CostConfig:
-    """A cost job.
+    """Parameters, products and memory of models against resolution."""
 
-    - `models`: names of models, each perhaps with arguments ("CLEAR-S/2 window_size=16"), or model
-      folders;
-    - `resolutions`: sides of square images in pixels; `vae_factor` of them are one latent pixel per
-      axis, 1 for models of pixels;
-    - `compile_up_to`: up to this resolution the compiler counts, too; 0 for not at all;
-    - `batch_size` and `dtype`: of the compiled programs. Closed forms are per image;
-    - `out`: the folder with tables and plots.
-    """
-
-    models: tuple[str, ...]
-    out: str
-    resolutions: tuple[int, ...] = (256, 512, 1024, 2048, 4096, 8192)
-    vae_factor: int = 8
-    compile_up_to: int = 1024
-    batch_size: int = 1
-    dtype: str = "float32"
+    models: tuple[str, ...] = setting(
+        flag="model",
+        help="names or model folders, with commas; arguments follow a name after spaces, as in"
+        " 'CLEAR-S/2 window_size=16'",
+    )
+    out: str = setting(help="folder of the tables and plots; the same command resumes it")
+    resolutions: tuple[int, ...] = setting(
+        (256, 512, 1024, 2048, 4096, 8192), group="images", help="sides of square images in pixels"
+    )
+    vae_factor: int = setting(
+        8, group="images", help="pixels per latent pixel and axis; 1 for models of pixels"
+    )
+    compile_up_to: int = setting(
+        1024, group="compiled programs", help="largest side to compile for; 0: closed forms only"
+    )
+    batch_size: int = setting(1, group="compiled programs", help="images of the compiled programs")
+    dtype: str = setting(
+        "float32", group="compiled programs", help="their computation: float32 or bfloat16"
+    )
 
     def __post_init__(self) -> None:
         for name in ("models", "resolutions", "out"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from lit_jax.config.settings import setting
 from lit_jax.config.typed import limit, require, unknown_name
 
 LATENT_DTYPES = ("float32", "float16")
@@ -41,11 +42,13 @@ class SourceConfig:
     Folders have one split, which is called `split` in what is written.
     """
 
-    kind: str
-    path: str
-    name: str = ""
-    split: str = "train"
-    captions: tuple[str, ...] = ()
+    kind: str = setting(help="tfds, class_folders or folder")
+    path: str = setting(help="folder of the images, or data folder of TFDS")
+    name: str = setting("", help="data set of TFDS")
+    split: str = setting("train", help="split that is read")
+    captions: tuple[str, ...] = setting(
+        (), help="ends of the names of caption files, or features of TFDS"
+    )
 
     def __post_init__(self) -> None:
         require(bool(self.path), "source.path is empty; give the folder that holds the images")
@@ -86,10 +89,10 @@ class TextConfig:
     the stored features (float16 ends at 65504, which the largest encoders may exceed); `batch_size`
     is captions per device and step."""
 
-    encoder: str = ""
-    max_length: int = 300
-    dtype: str = "float16"
-    batch_size: int = 8
+    encoder: str = setting("", help="model folder of a T5; empty: captions stay text")
+    max_length: int = setting(300, help="tokens per caption")
+    dtype: str = setting("float16", help="stored features: float16, bfloat16 or float32")
+    batch_size: int = setting(8, help="captions per device and step")
 
     def __post_init__(self) -> None:
         limit(self, "an integer of at least 1", "text.max_length", "text.batch_size")
@@ -113,18 +116,18 @@ class EncodeConfig:
     when more than `max_skipped_fraction` of the images (rounded up) could not be used.
     """
 
-    vae: str
     source: SourceConfig
-    resolution: int = 256
-    dtype: str = "float32"
-    mirrors: bool = True
+    vae: str = setting(help="model folder of the VAE")
+    resolution: int = setting(256, help="side of the square images in pixels")
+    dtype: str = setting("float32", help="stored moments: float32 or float16")
+    mirrors: bool = setting(True, help="encode mirror images, too")
     text: TextConfig = field(default_factory=TextConfig)
-    buckets: str = ""
-    precision: str = "highest"
-    device_batch_size: int = 16
-    shard_size: int = 2048
-    workers: int = 8
-    max_skipped_fraction: float = 0.01
+    buckets: str = setting("", help="table of aspect ratios: pixart; empty: squares")
+    precision: str = setting("highest", help="precision of float32 products")
+    device_batch_size: int = setting(16, help="images per device and step")
+    shard_size: int = setting(2048, help="images per shard: the cost of a kill")
+    workers: int = setting(8, help="threads that read and decode")
+    max_skipped_fraction: float = setting(0.01, help="share of images that may be skipped")
 
     def __post_init__(self) -> None:
         require(bool(self.vae), "vae is empty; give the model folder of an AutoencoderKL")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from lit_jax.config.settings import setting
 from lit_jax.config.typed import limit, require
 
 TFDS = "tfds:"
@@ -12,24 +13,36 @@ USUAL_IMAGES = 10_000  # of a reference of the ADM suite
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    """Reference of an evaluation.
+    """Reference of an evaluation."""
 
-    - `source`: an npz of the ADM layout (statistics, images or both), statistics that this package
-      made, a folder of images, or "tfds:NAME:SPLIT", prepared in `data_dir`;
-    - `resolution`: side of the squares that photographs are cropped to, 0 for images that have
-      their size already;
-    - `images`: so many images, at most, enter precision, recall and KID; 0 for 10,000, or for all
-      whose features a file of statistics keeps;
-    - `cache_dir`: where measured statistics are kept, "" for beside the reference.
-    """
+    source: str = setting(
+        "",
+        flag="reference",
+        group="reference",
+        help="npz (mu, sigma; arr_0), folder of images, or tfds:NAME:SPLIT",
+    )
+    data_dir: str = setting(
+        "",
+        flag="reference_data_dir",
+        group="reference",
+        help="data folder of TFDS, for tfds:NAME:SPLIT",
+    )
+    resolution: int = setting(
+        0, group="reference", help="ADM crop of photographs of the reference; 0: no crop"
+    )
+    images: int = setting(
+        0,
+        flag="reference_images",
+        group="reference",
+        help="images of the reference for precision, recall and KID; 0: 10,000, or all in a file of"
+        " statistics",
+    )
+    cache_dir: str = setting(
+        "", group="reference", help="folder of measured statistics; default: beside the reference"
+    )
 
-    source: str
-    data_dir: str = ""
-    resolution: int = 0
-    images: int = 0
-    cache_dir: str = ""
-
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise ValueError for a reference that is missing or contradicts itself."""
         require(bool(self.source), "--reference is missing; see evaluate --help")
         limit(self, "at least 0", "resolution")
         require(
@@ -63,25 +76,26 @@ def tfds_name(source: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """An evaluate job.
+    """Scores of samples against a reference."""
 
-    - `samples`: an npz of the ADM layout, a folder of images, or a folder made by `sample`; or
-      `model`, whose samples are drawn first;
-    - `inception`: model folder of the network; `inception_batch_size` images at a time over the
-      devices of a host;
-    - `is_splits`: of the Inception Score;
-    - `out`: the JSON file with the result.
-    """
-
-    reference: ReferenceConfig
-    samples: str = ""
-    model: str = ""
-    inception: str = ""
-    out: str = ""
-    is_splits: int = 10
-    inception_batch_size: int = 64
+    samples: str = setting("", help="npz with arr_0, folder of images, or folder made by sample")
+    model: str = setting("", help="instead of --samples: draw them first, with the flags of sample")
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    inception: str = setting("", help="model folder of the FID Inception")
+    out: str = setting("", help="JSON file with the scores; the same command resumes it")
+    is_splits: int = setting(10, group="scores", help="splits of the Inception Score")
+    inception_batch_size: int = setting(
+        64, group="scores", help="images per batch, over the devices of a process"
+    )
+    self_test: bool = setting(
+        False, group="self test", help="check the installation; with --reference, that one"
+    )
 
     def __post_init__(self) -> None:
+        if self.self_test:
+            self._check_self_test()
+            return
+        self.reference.check()
         for name in ("inception", "out"):
             require(bool(getattr(self, name)), f"--{name} is missing; see evaluate --help")
         # Folders of these names lie beside the output.
@@ -95,3 +109,17 @@ class EvaluateConfig:
             f"--samples {self.samples!r} and --model {self.model!r}: give exactly one of the two",
         )
         limit(self, "at least 1", "is_splits", "inception_batch_size")
+
+    def _check_self_test(self) -> None:
+        """Refuse settings that a self test would ignore."""
+        for name in ("samples", "model", "out"):
+            require(
+                not getattr(self, name),
+                f"--{name} belongs to a real evaluation; leave it out with --self_test",
+            )
+        if self.reference.source:
+            self.reference.check()
+            require(
+                bool(self.inception),
+                "--inception is missing, whose statistics the --reference has",
+            )

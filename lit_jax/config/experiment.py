@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lit_jax.config.protocol import Protocol
+from lit_jax.config.settings import setting
 from lit_jax.config.typed import limit, require
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model by name (`zoo.SIZES` or a family) plus overrides of its architecture."""
+    """A model by name (a named size or a member of a family) plus overrides of its architecture."""
 
-    name: str = "LiT-S/2"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str = "float32"
-    remat: str = "none"
-    scan_unroll: int = 1
+    name: str = setting("LiT-S/2", help="named size or family")
+    overrides: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "fields of its architecture"}
+    )
+    dtype: str = setting("float32", help="computation: float32 or bfloat16")
+    remat: str = setting("none", help="rematerialisation policy")
+    scan_unroll: int = setting(1, help="blocks per iteration of the scan over depth")
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,18 @@ class DataConfig:
     processes per host, 0 for threads; it changes the speed, never the batches.
     """
 
-    name: str = "digits"
-    data_dir: str = "data"
-    split: str = "train"
-    flip: bool = False
-    vae: str = ""
-    caption_weights: tuple[float, ...] = ()
-    workers: int = 0
-    kind: str = ""
+    name: str = setting("digits", help="data set, or folder of latents below data_dir")
+    data_dir: str = setting("data", help="folder of the data sets")
+    split: str = setting("train", help="split that is read")
+    flip: bool = setting(False, help="show each example mirrored half of the time")
+    vae: str = setting("", help="model folder of the VAE that made the latents")
+    caption_weights: tuple[float, ...] = setting(
+        (), help="how often each kind of caption is used; empty: all alike"
+    )
+    workers: int = setting(0, help="reading processes per host; 0: threads")
+    kind: str = setting(
+        "", help="latents, tfds, class_folders or folder; empty: latents or tfds, as found"
+    )
 
     def __post_init__(self) -> None:
         limit(self, "at least 0", "data.workers")
@@ -64,12 +72,12 @@ class DistillConfig:
     outputs of the layers 0, `attention_every`, 2 `attention_every`, ...
     """
 
-    teacher: str = ""
-    noise_weight: float = 0.5
-    variance_weight: float = 0.05
-    variance_reading: str = "raw"
-    attention_weight: float = 0.0
-    attention_every: int = 4
+    teacher: str = setting("", help="model folder of the teacher; empty: none")
+    noise_weight: float = setting(0.5, help="weight lambda_1 of the noise term")
+    variance_weight: float = setting(0.05, help="weight lambda_2 of the variance term")
+    variance_reading: str = setting("raw", help="quantity that the variance term compares")
+    attention_weight: float = setting(0.0, help="weight of CLEAR's attention term")
+    attention_every: int = setting(4, help="the attention term reads every such layer")
 
     def __post_init__(self) -> None:
         weights = ("distill.noise_weight", "distill.variance_weight", "distill.attention_weight")
@@ -96,10 +104,10 @@ class InheritConfig:
     the policy would inherit them; `freeze` lists paths that the optimiser never changes.
     """
 
-    source: str = ""
-    policy: str = "all_but_attention"
-    reinitialise: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
+    source: str = setting("", help="model folder of the first parameters; empty: none")
+    policy: str = setting("all_but_attention", help="parameters that are inherited")
+    reinitialise: tuple[str, ...] = setting((), help="patterns of paths that keep their own values")
+    freeze: tuple[str, ...] = setting((), help="patterns of paths that are never trained")
 
 
 @dataclass(frozen=True)
@@ -110,16 +118,16 @@ class OptimizerConfig:
     `schedule` is a row of `training.optimizer.SCHEDULES`; `clip_norm=0` switches clipping off.
     """
 
-    name: str = "adamw"
-    learning_rate: float = 1e-4
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float = 0.0
-    accumulation: int = 1
+    name: str = setting("adamw", help="adamw or came")
+    learning_rate: float = setting(0.0001, help="learning rate")
+    schedule: str = setting("constant", help="schedule of the learning rate")
+    warmup_steps: int = setting(0, help="steps of linear warm-up")
+    b1: float = setting(0.9, help="decay of the first moment")
+    b2: float = setting(0.999, help="decay of the second moment")
+    eps: float = setting(1e-08, help="epsilon of AdamW")
+    weight_decay: float = setting(0.0, help="decoupled weight decay")
+    clip_norm: float = setting(0.0, help="limit of the global gradient norm; 0: none")
+    accumulation: int = setting(1, help="parts in which a batch is computed")
 
     def __post_init__(self) -> None:
         limit(self, "positive", "optimizer.learning_rate", "optimizer.eps")
@@ -134,8 +142,8 @@ class EmaConfig:
     """Moving average of the parameters. With `warmup` the decay of step s is
     min(decay, (1 + s) / (10 + s)), which keeps short runs free of their initial values."""
 
-    decay: float = 0.9999
-    warmup: bool = False
+    decay: float = setting(0.9999, help="decay of the moving average")
+    warmup: bool = setting(False, help="smaller decay at first: min(decay, (1 + s) / (10 + s))")
 
     def __post_init__(self) -> None:
         limit(self, "in [0, 1)", "ema.decay")
@@ -145,8 +153,8 @@ class EmaConfig:
 class MeshConfig:
     """Devices per mesh axis; one axis may be -1, which takes all that are left."""
 
-    data: int = -1
-    fsdp: int = 1
+    data: int = setting(-1, help="devices that split the batch; -1: all that are left")
+    fsdp: int = setting(1, help="devices that split batch and parameters")
 
     def __post_init__(self) -> None:
         sizes = [self.data, self.fsdp]
@@ -157,15 +165,20 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class GridConfig:
     """Sampling protocol of the grids drawn while training (`every=0`: none)."""
 
-    every: int = 0
-    count: int = 40
-    sampler: str = "ddim"
-    steps: str = "ddim25"
-    cfg_scale: float = 1.5
-    cfg_channels: str = "all"
+    every: int = setting(0, help="steps between grids; 0: none")
+    count: int = setting(40, help="images of a grid")
+    sampler: str = setting("ddim", help="sampler of the grids")
+    steps: str = setting("ddim25", help="steps of the sampler")
+    cfg_scale: float = setting(1.5, help="guidance of the grids")
+    cfg_channels: str = setting("all", help="guided channels: three or all")
+
+    def protocol(self, seed: int, guided: bool = True) -> Protocol:
+        """Return the protocol of the grids; without guidance where the model has no null class."""
+        scale = self.cfg_scale if guided else 1.0
+        return Protocol(self.sampler, self.steps, scale, self.cfg_channels, seed=seed)
 
     def __post_init__(self) -> None:
         limit(self, "at least 0", "sample.every")
@@ -176,9 +189,9 @@ class SampleConfig:
 class TrainConfig:
     """A whole experiment; `configs/*.py` build it as a ConfigDict."""
 
-    seed: int = 0
-    total_steps: int = 400_000
-    batch_size: int = 256
+    seed: int = setting(0, help="seed of everything")
+    total_steps: int = setting(400000, help="steps of the run")
+    batch_size: int = setting(256, help="examples per update, over all devices")
     model: ModelSpec = field(default_factory=ModelSpec)
     data: DataConfig = field(default_factory=DataConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -186,10 +199,10 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    sample: SampleConfig = field(default_factory=SampleConfig)
-    log_every: int = 100
-    checkpoint_every: int = 50_000
-    keep_checkpoints: int = 2
+    sample: GridConfig = field(default_factory=GridConfig)
+    log_every: int = setting(100, help="steps between logged lines")
+    checkpoint_every: int = setting(50000, help="steps between checkpoints")
+    keep_checkpoints: int = setting(2, help="checkpoints that are kept")
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be in [0, 2**32)")

@@ -5,64 +5,67 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from lit_jax.config.protocol import CAPTIONS, Protocol
+from lit_jax.config.settings import setting
 from lit_jax.config.typed import limit, require, unknown_name
 
 NULL_MASKS = ("prompt", "own")
-"""Which tokens of the null caption are attended to: as many as the prompt has, as in PixArt's
+"""Tokens of the null caption that are attended to: as many as the prompt has, as in PixArt's
 sampler, or its own, as in diffusers."""
 
 DTYPES = ("auto", "float32", "bfloat16")
-"""What the networks compute in. "auto" is float32 on CPUs, bfloat16 elsewhere."""
+"""Computation of the networks. "auto" is float32 on CPUs, bfloat16 elsewhere."""
 
 SOURCES = ("prompt", "prompt_file", "geneval")
-"""Where prompts come from; exactly one is given."""
+"""Sources of prompts; exactly one is given."""
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """A generate job.
+    """Images of a model on captions."""
 
-    - `model`, `text_encoder`, `vae`: model folders;
-    - `prompt`: one text, or `prompt_file`: one per line, or `geneval`: the metadata of GenEval;
-    - `out`: a PNG for one prompt, a folder otherwise;
-    - `negative_prompt`: what guidance leads away from, "" for the null caption;
-    - `num_images` of every prompt;
-    - `size`: height and width in pixels, or `aspect_ratio`: "WIDTH:HEIGHT", the nearest of the
-      table of PixArt at the nominal size of the model. Neither: the nominal size;
-    - `steps`, `sampler`, `guidance`, `seed`: as in `jobs.text_drawing.TextProtocol`;
-    - `null_mask`: a row of NULL_MASKS; a negative prompt has its own mask in any case;
-    - `dtype`: a row of DTYPES;
-    - `tile`: decode the latents in tiles, in less memory;
-    - `batch_size`: images over the devices of a process;
-    - `max_length`: tokens of a prompt, 0 for those of the model;
-    - `overwrite`: replace a PNG that was made by another request;
-    - `window_size`: radius of CLEAR's windows in a softmax model that was not trained for them,
-      `down_factor`: pooled tokens beside them; 0 for none.
-    """
-
-    model: str
-    text_encoder: str
-    vae: str
-    out: str
-    prompt: str = ""
-    prompt_file: str = ""
-    geneval: str = ""
-    negative_prompt: str = ""
-    num_images: int = 1
-    size: tuple[int, int] | None = None
-    aspect_ratio: str = ""
-    steps: str = "20"
-    guidance: float = 4.5
-    sampler: str = "dpm_solver"
-    seed: int = 0
-    null_mask: str = "prompt"
-    dtype: str = "auto"
-    tile: bool = False
-    batch_size: int = 4
-    max_length: int = 0
-    overwrite: bool = False
-    window_size: int = 0
-    down_factor: int = 0
+    model: str = setting(help="model folder or training workdir of a PixArt or LiT-0.6B")
+    text_encoder: str = setting(help="model folder of the T5 that the model was trained with")
+    vae: str = setting(help="model folder of the VAE that the model was trained with")
+    out: str = setting(help="PNG of one prompt, folder of many; the same command resumes it")
+    prompt: str = setting("", group="prompts", help="text of the image")
+    prompt_file: str = setting(
+        "", group="prompts", help="file with one prompt per line, except blank lines and # comments"
+    )
+    geneval: str = setting(
+        "", group="prompts", help="GenEval's evaluation_metadata.jsonl; --out gets its layout"
+    )
+    negative_prompt: str = setting(
+        "", group="prompts", help="unconditional text of the guidance, instead of the null caption"
+    )
+    num_images: int = setting(1, group="prompts", help="images per prompt; GenEval needs 4")
+    size: tuple[int, int] | None = setting(
+        None, group="images", help="HEIGHTxWIDTH in pixels, as 768x1344; default: that of the model"
+    )
+    aspect_ratio: str = setting(
+        "", group="images", help="WIDTH:HEIGHT, as 16:9: the nearest size of PixArt's table"
+    )
+    protocol: Protocol = CAPTIONS
+    null_mask: str = setting(
+        "prompt",
+        group="sampling",
+        help="mask of the null caption: prompt (PixArt) or own (diffusers)",
+    )
+    dtype: str = setting(
+        "auto", group="model", help="float32 or bfloat16; auto: float32 on CPUs, bfloat16 elsewhere"
+    )
+    window_size: int = setting(
+        0, group="model", help="CLEAR without training: radius of the windows of a softmax model"
+    )
+    down_factor: int = setting(
+        0, group="model", help="with --window_size: side in tokens of the pooled patches"
+    )
+    max_length: int = setting(0, group="model", help="tokens of a prompt; 0: those of the model")
+    tile: bool = setting(False, group="speed", help="decode in tiles, in less memory")
+    batch_size: int = setting(
+        4, group="speed", help="images per batch, over the devices of a process"
+    )
+    overwrite: bool = setting(False, group="speed", help="replace the PNG of another request")
 
     def __post_init__(self) -> None:
         for name in ("model", "text_encoder", "vae", "out"):
@@ -78,7 +81,7 @@ class GenerateConfig:
         if self.prompt or not (self.prompt_file or self.geneval):
             require(
                 bool(self.prompt.strip()),
-                f"--prompt {self.prompt!r} is empty; say what to draw, or give --prompt_file",
+                f"--prompt {self.prompt!r} is empty; give a text, or --prompt_file",
             )
         given = [name for name in SOURCES if getattr(self, name)]
         require(
@@ -97,21 +100,11 @@ class GenerateConfig:
         if self.size is not None:
             require(
                 not self.aspect_ratio,
-                f"--size and --aspect_ratio {self.aspect_ratio} both say how large; give one",
+                f"--size and --aspect_ratio {self.aspect_ratio} contradict; give one",
             )
             require(min(self.size) > 0, f"--size {self.size} must be at least 1 x 1")
         if self.aspect_ratio:
             parse_aspect_ratio(self.aspect_ratio)
-
-
-def parse_size(text: str) -> tuple[int, int] | None:
-    """Return (768, 1344) of "768x1344", height first; None of "". ValueError otherwise."""
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
-    if found is None:
-        raise ValueError(f"--size {text!r} is not of the form HEIGHTxWIDTH, as 768x1344")
-    return int(found[1]), int(found[2])
 
 
 def parse_aspect_ratio(text: str) -> tuple[int, int]:

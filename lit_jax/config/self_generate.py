@@ -5,45 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lit_jax.config.encode import TextConfig
+from lit_jax.config.protocol import Protocol
+from lit_jax.config.settings import setting
 from lit_jax.config.typed import limit, require
 
 
 @dataclass(frozen=True)
 class SelfGenerateConfig:
-    """A job of self-generated data; `configs/self_generate.py` builds it as a ConfigDict.
+    """Training data that a teacher draws; `configs/self_generate.py` builds it as a ConfigDict."""
 
-    What decides the examples:
-
-    - `model`: the teacher's model folder or training workdir (its EMA);
-    - `num_samples`, `seed`: example i depends on the seed and i only, besides its label or prompt;
-    - `sampler`, `steps`, `cfg_scale`, `cfg_channels`: as in `jobs.drawing.Protocol`;
-    - `label_policy`: for class labels, a row of `jobs.labels.LABEL_POLICIES`;
-    - `prompt_file`: for captions, one prompt per line, which take turns;
-    - `text`: the encoder of the prompts, whose features are stored with the samples;
-    - `size`: height and width in pixels, for captions; empty: the nominal size of the teacher;
-    - `dtype`: what the teacher computes in; samples are float32 in any case;
-    - `shard_size`: examples per file; `split`: what they are called together.
-
-    `vae` is the model folder of the teacher's VAE: for a teacher whose folder does not name it, and
-    to decode the images of the grid. `batch_size` counts examples over the devices of a process.
-    """
-
-    model: str
-    num_samples: int = 10_000
-    seed: int = 0
-    sampler: str = "ddpm"
-    steps: str = "250"
-    cfg_scale: float = 1.0
-    cfg_channels: str = "three"
-    label_policy: str = "balanced"
-    prompt_file: str = ""
+    model: str = setting(help="model folder or training workdir of the teacher")
+    num_samples: int = setting(10000, help="number of examples")
+    seed: int = setting(0, help="seed; example i depends on the seed and on i only")
+    sampler: str = setting(
+        "ddpm", help="ddpm, ddim, dpm_solver, dpm_solver_diffusers or dpm_solver_logsnr"
+    )
+    steps: str = setting("250", help="sampler steps")
+    cfg_scale: float = setting(1.0, help="scale of classifier-free guidance; 1 is no guidance")
+    cfg_channels: str = setting("three", help="guided channels: three or all")
+    label_policy: str = setting("balanced", help="balanced (in turn) or uniform (random)")
+    prompt_file: str = setting("", help="file with one prompt per line, for captions")
     text: TextConfig = field(default_factory=TextConfig)
-    size: tuple[int, ...] = ()
-    vae: str = ""
-    dtype: str = "float32"
-    batch_size: int = 64
-    shard_size: int = 512
-    split: str = "train"
+    size: tuple[int, ...] = setting(
+        (), help="height and width in pixels, for captions; empty: those of the teacher"
+    )
+    vae: str = setting(
+        "", help="model folder of the VAE, where the teacher records none, and for the grid"
+    )
+    dtype: str = setting("float32", help="computation of the teacher: float32 or bfloat16")
+    batch_size: int = setting(64, help="examples per batch, over the devices of a process")
+    shard_size: int = setting(512, help="examples per file: the cost of a kill")
+    split: str = setting("train", help="name of the split")
+
+    @property
+    def protocol(self) -> Protocol:
+        return Protocol(self.sampler, self.steps, self.cfg_scale, self.cfg_channels, seed=self.seed)
 
     def __post_init__(self) -> None:
         require(bool(self.model), "model is empty; give the model folder of the teacher")

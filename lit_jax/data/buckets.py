@@ -7,7 +7,7 @@ resolutions scale; the one for 512 x 512 is exactly half of it.
 from __future__ import annotations
 
 # Height / width -> (height, width) in pixels at resolution 1024, all multiples of 64. The ratios
-# are rounded, and so a little beside the quotients; an image goes to the nearest of them.
+# are rounded quotients; an image belongs to the nearest ratio.
 TABLE: dict[float, tuple[int, int]] = {
     0.25: (512, 2048),
     0.26: (512, 1984),
@@ -51,7 +51,7 @@ TABLE: dict[float, tuple[int, int]] = {
     4.0: (2048, 512),
 }
 MAX_RATIO = 4.5
-"""Images that are longer, in either direction, belong to no bucket."""
+"""Limit on the ratio of the sides of an image, in either direction."""
 
 _RESOLUTION, _UNIT = 1024, 64
 

@@ -1,11 +1,11 @@
 """Crops of images to the size of the training data.
 
-`center_crop` is that of the ADM and DiT training data, by which FID references were cut as well:
-Prafulla Dhariwal and Alex Nichol, "Diffusion Models Beat GANs on Image Synthesis" (2021); DiT uses
-it unchanged. Reference statistics were computed on images cut this way, so every step is kept to
-the last bit: the filters, their order, Python's rounding to even, the integer offsets.
+`center_crop` is the crop of the ADM and DiT training data: Prafulla Dhariwal and Alex Nichol,
+"Diffusion Models Beat GANs on Image Synthesis" (2021); DiT uses it unchanged. FID reference
+statistics were computed on images cropped this way, so every step is reproduced bit for bit: the
+filters, their order, Python's rounding to even, the integer offsets.
 
-`fill_crop` is that of PixArt's training data, for any height and width.
+`fill_crop` is the crop of PixArt's training data, for any height and width.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from PIL import Image
 
 from lit_jax.data.sources.image_source import BrokenImage
 
-# Pixels of the enlarged image before it is cut. A strip of 30000 x 2 pixels would need gigabytes.
+# Limit on the pixels of the enlarged image before the crop. A strip of 30000 x 2 pixels would need
+# gigabytes.
 MAX_PIXELS = 200_000_000
 
 

@@ -1,8 +1,8 @@
 """Batches of one bucket each, mixed so that every image is seen at the same rate.
 
-The bucket of global batch k is drawn with a probability proportional to its number of images, from
-(seed, k) alone; how often that bucket came before k says which of its batches this is. So the
-position in the stream remains one integer, and neither hosts nor worker processes change it.
+The bucket of global batch k is drawn from (seed, k) alone, with a probability proportional to its
+number of images. The number of earlier draws of that bucket is the index of the batch within the
+bucket. So the position in the stream remains one integer, independent of hosts and workers.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Schedule:
 
     def __init__(self, counts: Sequence[int], seed: int) -> None:
         self._bounds, self._seed = tuple(np.cumsum(counts).tolist()), seed
-        # Per block that was asked for: how often each bucket came before it. Threads may do the
-        # same work twice, and get the same.
+        # Block -> number of earlier batches of each bucket. Two threads may compute the same entry;
+        # the result is the same.
         self._before = {0: np.zeros(len(counts), np.int64)}
 
     def at(self, position: int) -> tuple[int, int]:
         """Return the bucket of global batch `position`, and how many batches of that bucket came
         before.
 
-        Draws all the blocks up to there that were not drawn yet: about 0.1 s for a million batches.
+        Draws the missing blocks up to `position`: about 0.1 s for a million batches.
         """
         block, row = divmod(position, BLOCK)
         buckets = _drawn(self._bounds, self._seed, block)
@@ -60,9 +60,8 @@ def _drawn(bounds: tuple[int, ...], seed: int, block: int) -> np.ndarray:
 
 
 class Reshuffled:
-    """Some of the `records` of a data set again and again, in an order of each epoch's own: a
-    source for grain. Grain's own shuffling takes milliseconds per record for a handful of them,
-    which are what many buckets hold."""
+    """Endless source for grain: the given rows of `records`, reshuffled in every epoch. Grain's own
+    shuffling takes milliseconds per record for a few records, as many buckets hold."""
 
     def __init__(self, records: Sequence[bytes], rows: np.ndarray, seed: int) -> None:
         self._records, self._rows, self._seed = records, rows, seed
@@ -87,8 +86,8 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 class Mixture:
     """The endless global stream, cut into pieces of one host's size, as a source for grain.
 
-    `pieces` are those of every bucket in the same manner: piece n H + h is the part of host h of H
-    of the n-th batch.
+    `pieces` holds one stream per bucket, cut in the same way: piece n H + h is the part of host h
+    of H of the n-th batch.
     """
 
     def __init__(

@@ -1,17 +1,17 @@
-"""Room for the files of a data set, all of which stay open once they were read from."""
+"""Limit on open files. The files of a data set stay open after the first read."""
 
 from __future__ import annotations
 
 import resource
 
-# Files a job keeps open beside them: libraries, checkpoints, sockets, device handles.
+# Other files of a job: libraries, checkpoints, sockets, device handles.
 OTHER_FILES = 512
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's own limit, usually 1024 files, to `count` and what a job needs beside.
+    """Raise the soft limit of this process, usually 1024 files, to `count` + OTHER_FILES.
 
-    Raises ValueError when the system does not allow as many.
+    Raises ValueError when the hard limit is lower.
     """
     needed = count + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -27,11 +27,11 @@ from types import MappingProxyType
 import grain
 
 from lit_jax.config import DataConfig
-from lit_jax.data.examples import Examples, seeds
+from lit_jax.data.examples import seeds
 from lit_jax.data.latents.examples import latent_examples
 from lit_jax.data.latents.schema import read_schema
 from lit_jax.data.mixture import Mixture
-from lit_jax.data.pixels import pixel_examples, require_image_shape
+from lit_jax.data.pixels import pixel_examples
 from lit_jax.data.registry import LATENTS, dataset_kind, open_images
 from lit_jax.data.sources.image_source import ImageSource
 from lit_jax.data.stream import BatchStream
@@ -87,23 +87,20 @@ def make_train_iterator(
     """
     data = DataConfig(name=name, data_dir=str(data_dir), split=split, kind=kind)
     kind = dataset_kind(data)
-    hosts, title = (shard_index, shard_count), f"{name}/{split}"
-    examples: Examples
     if kind == LATENTS:
         folder = Path(data_dir, name)
         schema = read_schema(folder)
-        _check_request(title, schema.count, batch_size, seed, *hosts)
-        examples = latent_examples(folder, schema, split, seed, flip, captions, caption_weights)
+        count = schema.count
     else:
-        if caption_weights:
-            raise ValueError(f"caption_weights are given, but {name} has no captions")
         images = images or open_images(data, kind)
-        _check_request(title, len(images), batch_size, seed, *hosts)
-        shape = image_shape or images.image_shape
-        if shape is None:
-            raise ValueError(f"the images of {name} have several sizes; give image_shape")
-        require_image_shape(images, shape, name)
-        examples = pixel_examples(images, shape, seed, flip)
+        count = len(images)
+    _check_request(f"{name}/{split}", count, batch_size, seed, shard_index, shard_count)
+    if images is None:
+        examples = latent_examples(folder, schema, split, seed, flip, captions, caption_weights)
+    elif caption_weights:
+        raise ValueError(f"caption_weights are given, but {name} has no captions")
+    else:
+        examples = pixel_examples(images, image_shape, name, seed, flip, labels)
 
     names = [name for name in examples.sizes[0].arrays if labels or name != "label"]
     pieces = [size.dataset.batch(batch_size // shard_count) for size in examples.sizes]

@@ -24,11 +24,12 @@ small picture again costs more than the training step that uses it."""
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images of a source as {"image": uint8 [H, W, C], "label": int32 (with classes)}: ADM's center
-    crop to the image size, and grey for C = 1. May be pickled."""
+    """Images of a source as {"image": uint8 [H, W, C], "label": int32 (with `labels`)}, by ADM's
+    center crop, and grey for C = 1. May be pickled."""
 
     source: ImageSource
     image_shape: tuple[int, int, int]
+    labels: bool
 
     def __len__(self) -> int:
         return len(self.source)
@@ -37,7 +38,7 @@ class Pixels:
         """Return an example. Raises ValueError with the name of an image that cannot be used."""
         try:
             image = center_crop(self.source.load(index), self.image_shape[0])
-            label = self.source.label(index)
+            label = self.source.label(index) if self.labels else None
         except BrokenImage as error:
             raise ValueError(
                 f"image {self.source.name(index)} cannot be used: {error}; repair or remove it"
@@ -67,16 +68,26 @@ def require_image_shape(source: ImageSource, shape: tuple[int, ...], title: str)
 
 
 def pixel_examples(
-    source: ImageSource, image_shape: tuple[int, int, int], seed: int, flip: bool
+    source: ImageSource,
+    image_shape: tuple[int, int, int] | None,
+    title: str,
+    seed: int,
+    flip: bool,
+    labels: bool,
 ) -> Examples:
-    """Return the images of a source in the shape that a model takes."""
-    examples: Pixels | list[Any] = Pixels(source, image_shape)
+    """Return the images of a source in the shape that a model takes, None for their own."""
+    image_shape = image_shape or source.image_shape
+    if image_shape is None:
+        raise ValueError(f"the images of {title} have several sizes; give image_shape")
+    require_image_shape(source, image_shape, title)
+    labels = labels and bool(source.classes)
+    examples: Pixels | list[Any] = Pixels(source, image_shape, labels)
     if len(examples) * int(np.prod(image_shape)) <= KEPT_IN_MEMORY:
         examples = [examples[index] for index in range(len(examples))]
     drawn = seeds(seed)
     dataset = grain.MapDataset.source(examples).shuffle(seed=drawn.order).repeat()
     if flip:
         dataset = dataset.random_map(transforms.flip_horizontally, seed=drawn.mirror)
-    arrays = {"image": (image_shape, np.dtype(np.float32)), **(LABEL if source.classes else {})}
+    arrays = {"image": (image_shape, np.dtype(np.float32)), **(LABEL if labels else {})}
     identity = {"data listing sha256": source.listing_sha256()}
     return Examples([SizeStream(dataset, arrays)], transforms.normalised, identity)

@@ -1,7 +1,7 @@
 """Training batches as an endless stream with a position, in the process or from worker processes.
 
-The position is one integer: how many global batches were taken. It says nothing about hosts,
-worker processes or threads, so a stream may be continued on any number of them.
+The position is one integer, the number of global batches taken. It does not depend on hosts, worker
+processes or threads, so a stream can be resumed with another number of them.
 """
 
 from __future__ import annotations
@@ -35,13 +35,12 @@ class BatchStream(Iterator[Batch]):
     """This host's rows of global batch `position`, `position` + 1, ... without end.
 
     `batches` is the endless global stream cut into pieces of one host's size: host h of n reads
-    the pieces h, h + n, h + 2 n, ... `shapes` are all that the arrays of a global batch may be,
-    known before anything is read, and `arrays` the first of them; `identity` says which data it is
-    and must not change in the middle of a run.
+    the pieces h, h + n, h + 2 n, ... `shapes` lists the possible arrays of a global batch, known
+    before a record is read, and `arrays` is the first of them; `identity` identifies the data and
+    must be the same when a run resumes.
 
-    With `workers` processes the same batches come in the same order. Nothing is read and no process
-    is started before the first batch is asked for. `close` ends the processes; the next batch
-    would start them again.
+    With `workers` processes the batches and their order are the same. The first `next` starts the
+    processes and reads; `close` ends the processes, and the next `next` starts them again.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class BatchStream(Iterator[Batch]):
 
     @property
     def arrays(self) -> Arrays:
-        """The first of `shapes`: all that there is when the examples have one size."""
+        """The first of `shapes`, the only one when the examples have one size."""
         return self.shapes[0]
 
     @property
@@ -73,8 +72,8 @@ class BatchStream(Iterator[Batch]):
         return self._position
 
     def seek(self, position: int) -> None:
-        """Make global batch `position` (0-based) the next one. Costs nothing: no batch is read to
-        get there. Raises ValueError below 0."""
+        """Make global batch `position` (0-based) the next one, without reading the batches before
+        it. Raises ValueError below 0."""
         if position < 0:
             raise ValueError(f"data position is {position}; it must be at least 0")
         self.close()
@@ -91,7 +90,7 @@ class BatchStream(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """End threads and worker processes, and waits for them."""
+        """End threads and worker processes, and wait for them."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -101,7 +100,7 @@ class BatchStream(Iterator[Batch]):
         mine = self._batches[self._position * count + index :: count]
         if not self._workers:
             return mine.to_iter_dataset(_READ)
-        if not flags.FLAGS.is_parsed():  # grain asks flags of its own, and takes no default
+        if not flags.FLAGS.is_parsed():  # grain reads flags of its own, which must be parsed
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(self._workers, _BATCHES_PER_WORKER)
         return mine.to_iter_dataset(_READ_IN_WORKER).mp_prefetch(options, _start_worker)
@@ -109,12 +108,12 @@ class BatchStream(Iterator[Batch]):
 
 @contextlib.contextmanager
 def _signals_left_to_the_job() -> Iterator[None]:
-    """Yield processes that start inside ignore Ctrl-C and SIGTERM, which a terminal or a scheduler
-    sends to all: the job takes its last step and its checkpoint first, and needs batches to get
-    there.
+    """Block Ctrl-C and SIGTERM in the processes that start inside this context.
 
-    A process inherits the signals its parent blocks. The tracker of shared memory, which Python
-    starts with the first worker, would unblock them; so it is started before.
+    A terminal or a scheduler sends these signals to all processes, but the job needs batches for
+    its last step before the checkpoint. A process inherits the blocked signals of its parent. The
+    tracker of shared memory, which Python starts with the first worker, would unblock them; so it
+    is started before.
     """
     _start_quiet_tracker()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
@@ -125,8 +124,8 @@ def _signals_left_to_the_job() -> Iterator[None]:
 
 
 def _start_quiet_tracker() -> None:
-    """Start the tracker of shared memory without its report of leaks: it removes the batches that
-    wait at the end of a job."""
+    """Start the tracker of shared memory without its report of leaks, which would list the batches
+    that wait in shared memory at the end of a job."""
     before = os.environ.get("PYTHONWARNINGS")
     rules = ("ignore:resource_tracker:UserWarning", before)
     os.environ["PYTHONWARNINGS"] = ",".join(rule for rule in rules if rule)

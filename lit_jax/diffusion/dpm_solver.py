@@ -1,4 +1,4 @@
-"""DPM-Solver++, multistep, data prediction (Lu et al. 2022): the probability-flow ODE in few steps.
+"""DPM-Solver++ (Lu et al. 2022), multistep, data prediction: the probability-flow ODE in few steps.
 
 Shape letters as in `gaussian.py`; T training timesteps, n solver steps. In lambda = log(alpha /
 sigma), half the log signal-to-noise ratio, the ODE from time s to time t has the solution
@@ -9,16 +9,17 @@ with D(lambda) the predicted x_0. A step of order k replaces D by a polynomial t
 predictions, so that x_t is a fixed linear combination of x_s and them. All weights are float64
 numpy tables; one compiled loop reads them, whatever the order and the times.
 
-Two sets of times, because the two public implementations differ:
+There are two sets of times, because the two public implementations differ:
 
-- `dpm_solver`, as PixArt's own sampler: time is continuous, u in (0, 1], and the network is asked
-  at the fractional timestep T u - 1. Sampling ends at timestep 0, where sigma is 0.01, not 0.
-- `dpm_solver_diffusers`, as the DPMSolverMultistepScheduler of diffusers with the published
-  configuration of PixArt-Sigma: integer timesteps, and the last step goes to sigma 0.
+- `dpm_solver` follows PixArt's own sampler: time is continuous, u in (0, 1], and the network is
+  evaluated at the fractional timestep T u - 1. Sampling ends at timestep 0, where sigma is 0.01.
+  The times are evenly spaced, or with spacing "logSNR" evenly in lambda.
+- `dpm_solver_diffusers` follows the DPMSolverMultistepScheduler of diffusers with the published
+  configuration of PixArt-Sigma: timesteps are integers, and the last step goes to sigma 0.
 
-Third order is the update of both implementations, which gives the second difference half the weight
-of the interpolating polynomial. It therefore has a smaller error than second order but the same
-order of convergence, 2.
+Order 3 is the update of both implementations, in which the second difference has half the weight of
+the interpolating polynomial. Its error is smaller than that of order 2, but it converges with the
+same order, 2.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ ORDERS = (1, 2, 3)
 
 
 class ContinuousSchedule:
-    """The noise schedule of a discrete process at any time u in [1/T, 1], float64.
+    """Noise schedule of a discrete process at any time u in [1/T, 1], float64.
 
-    log alpha is piecewise linear between the knots u_i = (i + 1) / T, where it is that of timestep
-    i; alpha^2 + sigma^2 = 1.
+    log alpha is linear between the knots u_i = (i + 1) / T, where it has the value of timestep i;
+    alpha^2 + sigma^2 = 1.
     """
 
     def __init__(self, alphas_cumprod_T: np.ndarray) -> None:
@@ -59,7 +60,7 @@ class ContinuousSchedule:
         return np.sqrt(-np.expm1(2.0 * self.log_alpha(u)))
 
     def lambda_(self, u: np.ndarray) -> np.ndarray:
-        """Return log(alpha / sigma), which falls as u grows."""
+        """Return log(alpha / sigma), a decreasing function of u."""
         return self.log_alpha(u) - np.log(self.sigma(u))
 
     def inverse_lambda(self, lambda_: np.ndarray) -> np.ndarray:
@@ -68,8 +69,7 @@ class ContinuousSchedule:
         return np.interp(log_alpha, self._log_alphas_T[::-1], self._times_T[::-1])
 
     def timestep(self, u: np.ndarray) -> np.ndarray:
-        """Return what the network is told: 0 at the first knot, T - 1 at the last, fractional
-        between."""
+        """Return the time input of the network: 0 at the first knot, T - 1 at the last."""
         return self.num_timesteps * u - 1.0
 
 
@@ -92,14 +92,14 @@ SPACINGS: dict[str, Callable[[ContinuousSchedule, int], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class SolverSteps:
-    """Coefficients of a solver, float64: row i belongs to the step from state i to state i + 1.
+    """Coefficients of a solver, float64: row i is the step from state i to state i + 1.
 
     With D_i the x_0 predicted at state i, x_{i+1} is x_weights[i] * x_i plus the sum over j of
     weights[i, j] * D_{i-j}.
     """
 
-    times_n: np.ndarray  # timesteps at which the network is asked
-    alphas_n: np.ndarray  # level of the signal in the state it is asked about
+    times_n: np.ndarray  # timesteps at which the network is evaluated
+    alphas_n: np.ndarray  # level of the signal in the state of the evaluation
     sigmas_n: np.ndarray  # level of the noise
     x_weights_n: np.ndarray
     weights_nxk: np.ndarray  # k: highest order
@@ -108,10 +108,10 @@ class SolverSteps:
 def official_steps(
     process: GaussianProcess, order: int = 2, spacing: str = "time_uniform"
 ) -> SolverSteps:
-    """Return the steps of PixArt's sampler: from timestep T - 1 to 0, in a row of `SPACINGS`.
+    """Return the steps of PixArt's sampler from timestep T - 1 to 0, spaced by a row of `SPACINGS`.
 
-    The order rises from 1 with the predictions there are, and falls to 1 towards the last step.
-    Raises ValueError for an unknown order or spacing, or a process it cannot use.
+    The order starts at 1, rises with the number of predictions, and falls to 1 at the last step.
+    Raises ValueError for an unknown order or spacing and for an unsupported process.
     """
     _check(process, order)
     if spacing not in SPACINGS:
@@ -123,20 +123,19 @@ def official_steps(
 
 
 def diffusers_steps(process: GaussianProcess, order: int = 2) -> SolverSteps:
-    """Return the steps of diffusers' scheduler: integer timesteps from T - 1, and sigma 0 at the
-    end.
+    """Return the steps of diffusers' scheduler: integer timesteps from T - 1, then sigma 0.
 
-    The last step has order 1; below 15 steps the one before has at most order 2.
+    The last step has order 1; with fewer than 15 steps the one before has at most order 2.
     Raises ValueError as `official_steps`, and for so many steps that timesteps repeat.
     """
     _check(process, order)
     n, abar_T = process.num_steps, process.original_alphas_cumprod
-    # Rounded half to even, as there. Timestep 0 is left out: its place is taken by sigma 0.
+    # Rounded half to even, as in diffusers. Sigma 0 replaces timestep 0.
     times_n = np.linspace(0, len(abar_T) - 1, n + 1).round()[:0:-1].astype(np.int64)
     if len(np.unique(times_n)) < n:
         raise ValueError(
-            f"{n} steps between {len(abar_T)} timesteps round to the same timestep twice; take"
-            f" fewer, {len(abar_T) - 1} at most"
+            f"{n} steps between {len(abar_T)} timesteps round to the same timestep twice; use"
+            f" {len(abar_T) - 1} at most"
         )
     abar = np.append(abar_T[times_n], 1.0)
     orders = [min(i + 1, order, 1 if i == n - 1 else order) for i in range(n)]
@@ -145,14 +144,13 @@ def diffusers_steps(process: GaussianProcess, order: int = 2) -> SolverSteps:
     return _solver_steps(np.append(times_n, 0), np.sqrt(abar), np.sqrt(1.0 - abar), orders)
 
 
-def official_times(process: GaussianProcess) -> np.ndarray:
-    """Return timesteps at which `dpm_solver` asks the network, descending, float64 [n]."""
-    return official_steps(process).times_n
+def official_times(process: GaussianProcess, spacing: str = "time_uniform") -> np.ndarray:
+    """Return the evaluation times of `dpm_solver`, descending, float64 [n]."""
+    return official_steps(process, spacing=spacing).times_n
 
 
 def diffusers_times(process: GaussianProcess) -> np.ndarray:
-    """Return timesteps at which `dpm_solver_diffusers` asks the network, descending, float64
-    [n]."""
+    """Return the evaluation times of `dpm_solver_diffusers`, descending, float64 [n]."""
     return diffusers_steps(process).times_n
 
 
@@ -166,10 +164,10 @@ def dpm_solver(
     order: int = 2,
     spacing: str = "time_uniform",
 ) -> jax.Array:
-    """Return DPM-Solver++ as PixArt samples, from x_T to timestep 0, [B, H, W, C].
+    """Return x at timestep 0 by the DPM-Solver++ of PixArt from x_T, [B, H, W, C].
 
-    Takes `process.num_steps` steps and as many evaluations; `process` must have been made from a
-    plain number of steps. noise_fn is never called. progress is as for DDPM and DDIM.
+    There are `process.num_steps` steps with one evaluation each; the spacing of `process` must be a
+    plain number of steps. noise_fn is never called. progress is as in `samplers.ddpm`.
     """
     return _solve(denoiser, process, x_T_BxHxWxC, official_steps(process, order, spacing), progress)
 
@@ -183,7 +181,7 @@ def dpm_solver_diffusers(
     progress: Progress | None = None,
     order: int = 2,
 ) -> jax.Array:
-    """Return DPM-Solver++ as diffusers samples, from x_T to sigma 0, [B, H, W, C].
+    """Return x at sigma 0 by the DPM-Solver++ of diffusers from x_T, [B, H, W, C].
 
     Arguments as in `dpm_solver`.
     """
@@ -197,10 +195,10 @@ def _check(process: GaussianProcess, order: int) -> None:
             f" number of steps, '{process.num_steps}'"
         )
     if order not in ORDERS:
-        raise ValueError(f"order {order} of the DPM solver is none of {ORDERS}")
+        raise ValueError(f"order {order} of the DPM solver is not one of {ORDERS}")
     if process.num_steps < order:
         raise ValueError(
-            f"{process.num_steps} steps are too few for a DPM solver of order {order}: give at"
+            f"{process.num_steps} steps are too few for a DPM solver of order {order}; give at"
             f" least {order}, or a lower order"
         )
 
@@ -208,8 +206,8 @@ def _check(process: GaussianProcess, order: int) -> None:
 def _solver_steps(
     times: np.ndarray, alphas: np.ndarray, sigmas: np.ndarray, orders: list[int]
 ) -> SolverSteps:
-    """Return tables of the steps between n + 1 states, each of its own order."""
-    with np.errstate(divide="ignore"):  # lambda is infinite at sigma 0, only ever the last state
+    """Return the tables of n steps between n + 1 states; `orders` has the order of each step."""
+    with np.errstate(divide="ignore"):  # lambda is infinite at sigma 0, the last state
         lambdas = np.log(alphas) - np.log(sigmas)
     weights_nxk = np.zeros((len(orders), max(orders)))
     for i, order in enumerate(orders):
@@ -226,11 +224,11 @@ def _solver_steps(
 
 
 def _unit_weights(h: float, gaps: np.ndarray) -> np.ndarray:
-    """Return weights of the last len(gaps) + 1 predictions, the newest first, for a step of `h` in
-    lambda with alpha 1 at its end. `gaps`: distances in lambda between these predictions.
+    """Return the weights of the last len(gaps) + 1 predictions, the newest first, for a step of `h`
+    in lambda with alpha 1 at its end. `gaps`: distances in lambda between these predictions.
 
-    They are integrals over the step, e^(lambda - lambda_t) d lambda, of the value (level), of its
-    first difference and of half its second difference, in units of h.
+    They are the integrals over the step, e^(lambda - lambda_t) d lambda, of the value (`level`), of
+    the first difference and of half the second difference, in units of h.
     """
     level = -np.expm1(-h)
     if len(gaps) == 0:
@@ -256,7 +254,7 @@ def _solve(
     progress: Progress | None,
 ) -> jax.Array:
     """Run all steps as one `scan`; the program is as large as one step."""
-    kept = steps.weights_nxk.shape[1] - 1  # older predictions that a step looks at
+    kept = steps.weights_nxk.shape[1] - 1  # older predictions that a step reads
 
     def body(
         carry: tuple[jax.Array, tuple[jax.Array, ...]], row: dict[str, jax.Array]

@@ -2,9 +2,9 @@
 
 Shape letters: B images, H height, W width, C image channels, K channels of the network output
 (C predictions, followed by C variance channels when the variance is learned), n steps kept.
-Arguments named `i` are step indices of the (respaced) process, int [B]; the network is always
-given the original timestep `original_timesteps(process, i)`. Tables are built in float64 numpy;
-a value is cast to float32 when it is gathered. Nothing in this room knows a network.
+Arguments named `i` are step indices of the (respaced) process, int [B]; the network always gets
+the original timestep `original_timesteps(process, i)`. Tables are built in float64 numpy; a value
+is cast to float32 when it is gathered.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ VARIANCE_TYPES = ("learned_range", "fixed_small", "fixed_large")
 
 @dataclass(frozen=True, eq=False)
 class GaussianProcess:
-    """Tables of one (respaced) process, float64 [n] each, and how its network output is read.
+    """Tables of one (respaced) process, float64 [n] each, and the meaning of the network output.
 
-    Solvers of the probability-flow ODE choose their own times: they take the number of steps from
-    here and the noise levels from `original_alphas_cumprod`.
+    Solvers of the probability-flow ODE choose their own times: they use the number of steps and
+    `original_alphas_cumprod` only.
 
-    Compared and hashed by identity, so that it can be closed over or be a static jit argument.
+    Processes are compared and hashed by identity, so that one can be a static jit argument.
     mean_type: "epsilon" (the network predicts the noise) or "x_start".
     var_type: "learned_range" (iDDPM, Eq. 15), "fixed_small" (the posterior variance) or
         "fixed_large" (beta).
@@ -43,7 +43,7 @@ class GaussianProcess:
 
     mean_type: str
     var_type: str
-    spacing: str  # which steps are kept, as `schedule.respaced_timesteps` reads it
+    spacing: str  # of the kept steps, in the notation of `schedule.respaced_timesteps`
     original_alphas_cumprod: np.ndarray  # abar of every original timestep, float64 [T]
     timestep_map: np.ndarray  # original timestep of every kept step, int64
     betas: np.ndarray
@@ -91,8 +91,8 @@ def create_process(
     alphas_cumprod = np.cumprod(1.0 - betas)
     prev = np.append(1.0, alphas_cumprod[:-1])
     posterior_variance = betas * (1.0 - prev) / (1.0 - alphas_cumprod)
-    # The posterior variance of the first step is 0; its logarithm borrows the entry of the second.
-    borrowed = np.append(posterior_variance[1], posterior_variance[1:])
+    # The posterior variance of the first step is 0: its logarithm becomes that of the second.
+    clipped = np.append(posterior_variance[1], posterior_variance[1:])
     return GaussianProcess(
         mean_type=mean_type,
         var_type=var_type,
@@ -109,7 +109,7 @@ def create_process(
         sqrt_recip_alphas_cumprod=np.sqrt(1.0 / alphas_cumprod),
         sqrt_recipm1_alphas_cumprod=np.sqrt(1.0 / alphas_cumprod - 1.0),
         posterior_variance=posterior_variance,
-        posterior_log_variance_clipped=np.log(borrowed),
+        posterior_log_variance_clipped=np.log(clipped),
         posterior_mean_coef1=betas * np.sqrt(prev) / (1.0 - alphas_cumprod),
         posterior_mean_coef2=(1.0 - prev) * np.sqrt(1.0 - betas) / (1.0 - alphas_cumprod),
     )
@@ -133,14 +133,14 @@ class ReverseStep(NamedTuple):
 
 
 def gather(table: np.ndarray, i_B: jax.Array) -> jax.Array:
-    """Return entries i of a float64 table as float32 [B, 1, 1, 1], ready to broadcast over
+    """Return the entries i of a float64 table as float32 [B, 1, 1, 1], which broadcasts over
     images."""
     return jnp.asarray(table.astype(np.float32))[i_B][:, None, None, None]
 
 
 def original_timesteps(process: GaussianProcess, i_B: jax.Array) -> jax.Array:
-    """Return timesteps of the original process for step indices `i`, int32 [B]: what the network
-    sees."""
+    """Return the timesteps of the original process for step indices `i`, int32 [B]: the time input
+    of the network."""
     return jnp.asarray(process.timestep_map.astype(np.int32))[i_B]
 
 
@@ -187,7 +187,7 @@ def split_output(
     if model_out_BxHxWxK.shape[-1] != expected:
         raise ValueError(
             f"the network returned {model_out_BxHxWxK.shape[-1]} channels for images of {channels};"
-            f" variance type {process.var_type!r} needs {expected}: build the process and the"
+            f" variance type {process.var_type!r} needs {expected}; build the process and the"
             " network with the same learn_sigma"
         )
     if not process.learns_variance:
@@ -200,7 +200,7 @@ def learned_range_log_variance(
 ) -> jax.Array:
     """Return log Sigma = f log beta + (1 - f) log beta~ with f = (v + 1) / 2, iDDPM Eq. 15.
 
-    v is used as it is, never clamped: the network may leave the range between the two bounds.
+    v is not clamped: Sigma may lie outside the range between the two bounds.
     """
     lower = gather(process.posterior_log_variance_clipped, i_B)
     upper = gather(np.log(process.betas), i_B)
@@ -209,11 +209,11 @@ def learned_range_log_variance(
 
 
 def fixed_variance(process: GaussianProcess, i_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return (variance, log variance) [B, 1, 1, 1] of a process that does not learn it, DDPM
-    section 3.2.
+    """Return (variance, log variance) [B, 1, 1, 1] of a process with fixed variance, DDPM section
+    3.2.
 
-    "fixed_large" is beta, except for the first step, which keeps the posterior variance of the
-    second (a beta there would spoil the likelihood of the data); "fixed_small" is beta tilde.
+    "fixed_large" is beta, except for the first step, which has the posterior variance of the
+    second: beta would lower the likelihood of the data. "fixed_small" is beta tilde.
     """
     if process.var_type == "fixed_large":
         variance = np.append(process.posterior_variance[1], process.betas[1:])
@@ -237,8 +237,8 @@ def x_start_from_epsilon(
 def epsilon_from_x_start(
     process: GaussianProcess, x_t_BxHxWxC: jax.Array, x_start_BxHxWxC: jax.Array, i_B: jax.Array
 ) -> jax.Array:
-    """Return epsilon = (sqrt(1 / abar) x_t - x_0) / sqrt(1 / abar - 1): the inverse of the
-    above."""
+    """Return epsilon = (sqrt(1 / abar) x_t - x_0) / sqrt(1 / abar - 1): the inverse of
+    `x_start_from_epsilon`."""
     return (
         gather(process.sqrt_recip_alphas_cumprod, i_B) * x_t_BxHxWxC - x_start_BxHxWxC
     ) / gather(process.sqrt_recipm1_alphas_cumprod, i_B)
@@ -251,8 +251,8 @@ def predict_x_start(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> jax.Array:
-    """Return the x_0 that a prediction of either mean type stands for, clamped to [-1, 1] on
-    request."""
+    """Return the x_0 implied by a prediction of either mean type, clamped to [-1, 1] with
+    `clip_denoised`."""
     x_start_BxHxWxC = prediction_BxHxWxC
     if process.mean_type == "epsilon":
         x_start_BxHxWxC = x_start_from_epsilon(process, x_t_BxHxWxC, prediction_BxHxWxC, i_B)
@@ -266,8 +266,8 @@ def p_mean_variance(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> ReverseStep:
-    """Return p(x_{t-1} | x_t): the posterior of Eq. 7 (DDPM) at the predicted x_0, with Sigma by
-    type."""
+    """Return p(x_{t-1} | x_t): the posterior of DDPM Eq. 7 at the predicted x_0, with the Sigma of
+    the variance type."""
     prediction_BxHxWxC, v_BxHxWxC = split_output(process, model_out_BxHxWxK, x_t_BxHxWxC.shape[-1])
     if v_BxHxWxC is None:
         variance, log_variance = fixed_variance(process, i_B)

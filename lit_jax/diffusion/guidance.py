@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022) as a wrapper that turns a network into a denoiser.
+"""Classifier-free guidance (Ho & Salimans 2022): a wrapper that makes a denoiser of a network.
 
 Shape letters as in `gaussian.py`. The network is any function (x [B, H, W, C], t [B], condition)
 -> [B, H, W, K]; a condition is an array or a tree of arrays with leading axis B.
@@ -20,9 +20,9 @@ Condition = Any  # an array or a PyTree of arrays
 Network = Callable[[jax.Array, jax.Array, Condition], jax.Array]
 Interval = tuple[float, float]
 
-# Which leading noise channels are guided, as a function of the number of image channels C.
-# "three" repeats the official DiT, which guides channels 0 to 2 of the 4 latent channels and
-# leaves the last one (and the variance) conditional; published DiT scores depend on it.
+# Number of leading channels that are guided, as a function of the number of image channels C.
+# "three" is the rule of the official DiT: channels 0 to 2 of the 4 latent channels are guided, the
+# last one and the variance stay conditional. Published scores of DiT depend on it.
 GUIDED_CHANNELS: dict[str, Callable[[int], int]] = {
     "three": lambda channels: min(3, channels),
     "all": lambda channels: channels,
@@ -37,14 +37,14 @@ def guided(
     channels: str = "three",
     interval: Interval | None = None,
 ) -> Denoiser:
-    """Return the denoiser epsilon_uncond + scale (epsilon_cond - epsilon_uncond), CFG Eq. 6 with 1
-    + w.
+    """Return the denoiser epsilon_uncond + scale (epsilon_cond - epsilon_uncond), CFG Eq. 6 with
+    scale = 1 + w.
 
-    cond, null_cond: conditions of the images and of "nothing", leading axis B each.
-    scale: 1 is no guidance and runs the network once per step, on the plain batch.
+    cond, null_cond: conditions of the images and the unconditional ones, leading axis B each.
+    scale: 1 disables guidance; the network then runs once per step, on the plain batch.
     channels: row of `GUIDED_CHANNELS`; all other output channels are the conditional ones.
-    interval: (t_low, t_high), original timesteps, both included. Outside, the unconditional half
-        is skipped and the output is conditional (Kynkaanniemi et al. 2024). None: everywhere.
+    interval: (t_low, t_high), original timesteps, both included. Outside of it the unconditional
+        half is skipped and the output is conditional (Kynkaanniemi et al. 2024). None: no limits.
     Raises ValueError for an unknown channel policy or an empty interval.
     """
     if channels not in GUIDED_CHANNELS:
@@ -73,7 +73,7 @@ def guided(
         inside_B = (t_B >= low) & (t_B <= high)
 
         def selected(x_BxHxWxC: jax.Array, t_B: jax.Array) -> jax.Array:
-            # All images of a sampling step share t; where they do not, each follows its own.
+            # Samplers give all images of a step one t; other callers may mix timesteps.
             return jnp.where(inside_B[:, None, None, None], *outputs(x_BxHxWxC, t_B))
 
         return jax.lax.cond(jnp.any(inside_B), selected, conditional, x_BxHxWxC, t_B)
@@ -84,10 +84,10 @@ def guided(
 def num_function_evaluations(
     times_n: np.ndarray, scale: float = 1.0, interval: Interval | None = None
 ) -> int:
-    """Return network evaluations per image of a sampler that asks `guided` at these times, in any
-    order.
+    """Return the network evaluations per image of a sampler that calls `guided` at these times, in
+    any order.
 
-    One per time, and a second one for each time at which `guided` also runs the null condition.
+    It is one per time, and a second one for each time at which `guided` runs the null condition.
     The times of a sampler are `SAMPLERS[name].times(process)`.
     """
     _check_interval(interval)
@@ -104,17 +104,17 @@ def num_function_evaluations(
 def _check_interval(interval: Interval | None) -> None:
     if interval is not None and not interval[0] <= interval[1]:
         raise ValueError(
-            f"guidance interval {interval} is empty: write (t_low, t_high) with t_low <= t_high"
+            f"guidance interval {interval} is empty; write (t_low, t_high) with t_low <= t_high"
         )
 
 
 def _both(
     model_fn: Network, x_BxHxWxC: jax.Array, t_B: jax.Array, cond: Condition, null_cond: Condition
 ) -> tuple[jax.Array, jax.Array]:
-    """Return network outputs under both conditions from one doubled batch, [B, H, W, K] each.
+    """Return the network outputs for both conditions from one doubled batch, [B, H, W, K] each.
 
-    The two copies of an image are neighbours in the batch: with the batch sharded over devices,
-    doubling then moves no data between them.
+    The two copies of an image are neighbours in the batch, so that doubling a sharded batch moves
+    no data between devices.
     """
 
     def pair(first: jax.Array, second: jax.Array) -> jax.Array:

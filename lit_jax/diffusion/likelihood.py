@@ -1,4 +1,4 @@
-"""Gaussian densities of the variational bound: divergence, and likelihood of grey levels.
+"""Gaussian densities of the variational bound: KL divergence, and likelihood of grey levels.
 
 Shape letters as in `gaussian.py`. All functions are elementwise, in nats.
 """
@@ -18,7 +18,7 @@ SMALLEST_PROBABILITY = 1e-12
 def gaussian_kl(
     mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array
 ) -> jax.Array:
-    """Return kL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise over broadcast arguments."""
+    """Return KL(N(mean1, var1) || N(mean2, var2)) in nats, elementwise over broadcast arguments."""
     return 0.5 * (
         -1.0
         + log_variance2
@@ -30,11 +30,11 @@ def gaussian_kl(
 
 @jax.custom_jvp
 def saturating_tanh(u: jax.Array) -> jax.Array:
-    """Return tanh, correct to the last bit where it approaches 1, elementwise float32.
+    """Return tanh, correct to the last bit near 1, elementwise float32.
 
-    The tails of the likelihood are log(1 - tanh): one unit in the last place of tanh is a factor
-    of two there, and XLA's own tanh reaches 1 too early (|u| = 8.0 in place of 9.0). The
-    derivative is formed from the rounded value, so that the slope of log(1 - tanh) stays 2.
+    The tails of the likelihood are log(1 - tanh), where one unit in the last place of tanh is a
+    factor of two. The tanh of XLA reaches 1 too early (at |u| = 8.0, not 9.0). The derivative is
+    computed from the rounded value, so that the slope of log(1 - tanh) stays 2.
     """
     decay = jnp.exp(-2.0 * jnp.abs(u))
     return jnp.where(
@@ -46,18 +46,17 @@ saturating_tanh.defjvps(lambda tangent, tanh_u, u: tangent * (1.0 - tanh_u) * (1
 
 
 def normal_cdf(z: jax.Array) -> jax.Array:
-    """Return standard normal distribution function in the tanh approximation that iDDPM trains
-    with."""
+    """Return the standard normal distribution function, in the tanh approximation of iDDPM."""
     return 0.5 * (1.0 + saturating_tanh(math.sqrt(2.0 / math.pi) * (z + 0.044715 * z**3)))
 
 
 def discretised_log_likelihood(
     x_BxHxWxC: jax.Array, mean_BxHxWxC: jax.Array, log_scale: jax.Array
 ) -> jax.Array:
-    """Return log probability in nats of the grey level of x under a Gaussian, DDPM Eq. 13,
+    """Return the log probability of the grey level of x under a Gaussian, DDPM Eq. 13, in nats,
     elementwise.
 
-    log_scale: logarithm of the standard deviation. The bins at -1 and 1 reach to infinity.
+    log_scale: logarithm of the standard deviation. The bins at -1 and 1 extend to infinity.
     """
     centred_BxHxWxC = x_BxHxWxC - mean_BxHxWxC
     inverse = jnp.exp(-log_scale)

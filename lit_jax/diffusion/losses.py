@@ -1,7 +1,7 @@
 """Losses of a diffusion process: simple, variational and hybrid, and bits per dimension.
 
-Shape letters as in `gaussian.py`. Every loss is per image, float32 [B]; means over the batch are
-taken by the caller. Bits are base-2 and per dimension (pixel and channel).
+Shape letters as in `gaussian.py`. Every loss is per image, float32 [B]; the caller averages
+over the batch. Bits are base-2 and per dimension (pixel and channel).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ Denoiser = Callable[[jax.Array, jax.Array], jax.Array]
 NoiseFn = Callable[[jax.Array], jax.Array]
 Progress = Callable[[int], None]
 
-# Last step index at which the `snr_mse` loss compares x_0; later ones compare the noise.
+# Last step index at which the `snr_mse` loss compares x_0; at later steps it compares the noise.
 LAST_X_START_STEP = 249
 
 
 class VariationalTerm(NamedTuple):
-    """One term of the variational bound in bits per dimension, and the x_0 behind it."""
+    """One term of the variational bound in bits per dimension, and the predicted x_0."""
 
     bits_B: jax.Array
     x_start_BxHxWxC: jax.Array
 
 
 def image_mean(values_BxHxWxC: jax.Array) -> jax.Array:
-    """Return mean over everything but the batch, [B]."""
+    """Return the mean over all axes except the batch, [B]."""
     return jnp.mean(values_BxHxWxC, axis=tuple(range(1, values_BxHxWxC.ndim)))
 
 
@@ -57,9 +57,10 @@ def variational_term(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> VariationalTerm:
-    """Return the term of the bound that belongs to step i, DDPM Eq. 5, in bits per dimension.
+    """Return the term of the bound for step i, DDPM Eq. 5, in bits per dimension.
 
-    KL(q(x_{t-1} | x_t, x_0) || p) for i > 0, and the discretised negative log-likelihood for i = 0.
+    It is KL(q(x_{t-1} | x_t, x_0) || p) for i > 0, and the discretised negative log-likelihood for
+    i = 0.
     """
     true = q_posterior(process, x_start_BxHxWxC, x_t_BxHxWxC, i_B)
     model = p_mean_variance(process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised)
@@ -79,7 +80,7 @@ def simple_term(
     x_start_BxHxWxC: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> jax.Array:
-    """Return L_simple, DDPM Eq. 14: mean squared error of the prediction (noise or x_0), [B]."""
+    """Return L_simple, DDPM Eq. 14: mean squared error of the predicted noise or x_0, [B]."""
     channels = x_start_BxHxWxC.shape[-1]
     prediction_BxHxWxC, _ = split_output(process, model_out_BxHxWxK, channels)
     target_BxHxWxC = noise_BxHxWxC if process.mean_type == "epsilon" else x_start_BxHxWxC
@@ -97,9 +98,9 @@ def switched_term(
     """Return L_simple with the target of PixArt's option `snr`: mean squared error of x_0 up to
     step 249, of the noise after it, [B].
 
-    The prediction of either mean type is converted to what the step compares: an error in epsilon
-    counts (1 - abar) / abar times in x_0, so that early steps weigh less. Steps are those of the
-    process, also when it is respaced.
+    The prediction of either mean type is converted to the target of the step. An error in epsilon
+    has the weight (1 - abar) / abar in x_0, so that early steps have a smaller weight. Steps are
+    step indices of the process, even if it is respaced.
     """
     prediction_BxHxWxC, _ = split_output(process, model_out_BxHxWxK, x_start_BxHxWxC.shape[-1])
     x_0_BxHxWxC = predict_x_start(process, prediction_BxHxWxC, x_t_BxHxWxC, i_B)
@@ -121,12 +122,12 @@ def variance_term(
     x_t_BxHxWxC: jax.Array,
     i_B: jax.Array,
 ) -> jax.Array:
-    """Return L_vlb as iDDPM Eq. 16 uses it, bits [B]: the mean is held constant, so only Sigma
-    learns."""
+    """Return L_vlb as in iDDPM Eq. 16, bits [B]: its gradient reaches Sigma only, because the mean
+    is held constant."""
     prediction_BxHxWxC, v_BxHxWxC = split_output(
         process, model_out_BxHxWxK, x_start_BxHxWxC.shape[-1]
     )
-    assert v_BxHxWxC is not None  # callers ask `process.learns_variance` first
+    assert v_BxHxWxC is not None  # callers check `process.learns_variance`
     constant_BxHxWxC = jax.lax.stop_gradient(prediction_BxHxWxC)
     frozen_BxHxWxK = jnp.concatenate([constant_BxHxWxC, v_BxHxWxC], axis=-1)
     return variational_term(process, frozen_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B).bits_B
@@ -141,8 +142,8 @@ def mse_loss(
     noise_BxHxWxC: jax.Array,
     vb_weight: float = 1.0,
 ) -> Losses:
-    """Return L_simple, plus `vb_weight` times the variance term if the variance is learned (DiT:
-    1)."""
+    """Return L_simple, plus `vb_weight` times the variance term if the variance is learned. DiT
+    uses weight 1."""
     mse_B = simple_term(process, model_out_BxHxWxK, x_start_BxHxWxC, noise_BxHxWxC)
     if not process.learns_variance:
         return {"loss": mse_B, "mse": mse_B}
@@ -172,8 +173,8 @@ def rescaled_mse_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """Return `mse_loss` with the variance term times n / 1000: iDDPM Eq. 16, lambda = 0.001 on the
-    sum."""
+    """Return `mse_loss` with the variance term times n / 1000: iDDPM Eq. 16, where lambda = 0.001
+    multiplies the sum over n steps."""
     weight = process.num_steps / REFERENCE_STEPS
     return mse_loss(
         process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC, weight
@@ -188,9 +189,9 @@ def kl_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """Return L_vlb of iDDPM, section 3.1: one term of the bound, training the mean and the
+    """Return L_vlb of iDDPM, section 3.1: one term of the bound, with gradients of both mean and
     variance."""
-    del noise_BxHxWxC  # x_t holds it already; the argument keeps one signature for all rows
+    del noise_BxHxWxC  # x_t contains it; all rows of `LOSSES` have one signature
     return {
         "loss": variational_term(
             process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B
@@ -206,8 +207,7 @@ def rescaled_kl_loss(
     i_B: jax.Array,
     noise_BxHxWxC: jax.Array,
 ) -> Losses:
-    """Return `kl_loss` times n: an unbiased estimate of the whole sum of terms when i is
-    uniform."""
+    """Return `kl_loss` times n: for uniform i an unbiased estimate of the sum of all terms."""
     losses = kl_loss(process, model_out_BxHxWxK, x_start_BxHxWxC, x_t_BxHxWxC, i_B, noise_BxHxWxC)
     return {"loss": process.num_steps * losses["loss"]}
 
@@ -230,10 +230,11 @@ def training_losses(
     noise_BxHxWxC: jax.Array,
     loss_type: str = "mse",
 ) -> Losses:
-    """Return losses of the named row of `LOSSES`, [B] each: "loss", and "mse" and "vb" where they
-    exist.
+    """Return the losses of a row of `LOSSES`, [B] each: "loss", and its terms "mse" and "vb" if it
+    has them.
 
-    x_t must be `q_sample(process, x_start, i, noise)`, and model_out the network's answer to it.
+    x_t must be `q_sample(process, x_start, i, noise)`, and model_out the network output for it.
+    Raises ValueError for an unknown loss_type.
     """
     if loss_type not in LOSSES:
         raise unknown_name("loss type", loss_type, LOSSES)
@@ -243,7 +244,7 @@ def training_losses(
 
 
 def prior_bits(process: GaussianProcess, x_start_BxHxWxC: jax.Array) -> jax.Array:
-    """Return kL(q(x_T | x_0) || N(0, I)) in bits per dimension, the L_T of DDPM Eq. 5, [B]."""
+    """Return KL(q(x_T | x_0) || N(0, I)) in bits per dimension, L_T of DDPM Eq. 5, [B]."""
     last_B = jnp.full(x_start_BxHxWxC.shape[0], process.num_steps - 1)
     q = q_mean_variance(process, x_start_BxHxWxC, last_B)
     zero = jnp.zeros(())
@@ -258,11 +259,11 @@ def bits_per_dimension(
     *,
     clip_denoised: bool = True,
 ) -> Losses:
-    """Return the whole bound (DDPM Eq. 5) with one noise draw per step, as one compiled loop.
+    """Return the variational bound, DDPM Eq. 5, with one noise sample per step, in a compiled loop.
 
     noise_fn(i) -> [B, H, W, C] for every step index i of the process.
-    Returns "total_bpd" and "prior_bpd" [B], and per step "vb" (bits), "x_start_mse" and "mse"
-    (of the noise) [B, n], ordered by step index.
+    Entries of the result: "total_bpd" and "prior_bpd" [B]; per step, ordered by step index, "vb"
+    (bits), "x_start_mse" and "mse" (of the noise) [B, n].
     """
     batch = x_start_BxHxWxC.shape[0]
 

@@ -1,14 +1,15 @@
-"""Samplers: free functions of one signature around a denoiser, each one compiled loop.
+"""Samplers: functions of one signature that call a denoiser, each one compiled loop.
 
 Shape letters as in `gaussian.py`. A denoiser maps (x [B, H, W, C], original timesteps [B]) to the
-network output [B, H, W, K]; guidance is a denoiser too (`guidance.guided`). Timesteps are int for
+network output [B, H, W, K]; `guidance.guided` returns one as well. Timesteps are int for
 DDPM and DDIM, float32 and fractional for the ODE solvers of `dpm_solver.py`. Noise comes from
-`noise_fn(i)`, a function of the step index alone, so that no generator is carried along and image
-b is the same in any batch and on any number of devices.
+`noise_fn(i)`, a function of the step index only: the loops carry no random state, and image b is
+the same in any batch and on any number of devices.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,7 @@ Step = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def image_keys(job_key: jax.Array, image_index_B: jax.Array) -> jax.Array:
-    """Return one key per image, a function of the job's key and the image's global index only,
-    [B]."""
+    """Return one key per image, [B], a function of the job's key and the image's global index."""
     return jax.vmap(lambda index: jax.random.fold_in(job_key, index))(image_index_B)
 
 
@@ -79,7 +79,7 @@ def ddim_sample(
     """Return x_{t-1} by DDIM Eq. 12 (Song et al. 2021) with sigma of Eq. 16; eta 0 is
     deterministic.
 
-    The noise is derived again from x_0, so that clipping x_0 also changes the direction.
+    The noise is recomputed from x_0, so that clipping x_0 also changes the direction.
     """
     x_start_BxHxWxC = p_mean_variance(
         process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised
@@ -101,7 +101,7 @@ def ddim_reverse(
     i_B: jax.Array,
     clip_denoised: bool = False,
 ) -> jax.Array:
-    """Return x_{t+1} by the deterministic DDIM ODE run towards noise (DDIM, section 4.3)."""
+    """Return x_{t+1} by the deterministic DDIM ODE towards noise (DDIM, section 4.3)."""
     x_start_BxHxWxC = p_mean_variance(
         process, model_out_BxHxWxK, x_t_BxHxWxC, i_B, clip_denoised
     ).x_start_BxHxWxC
@@ -113,7 +113,7 @@ def ddim_reverse(
 
 
 def ddim_sigmas(process: GaussianProcess, eta: float) -> np.ndarray:
-    """Return noise level of every DDIM step, Eq. 16, float64 [n]; eta 1 is the DDPM posterior."""
+    """Return the noise level of every DDIM step, Eq. 16, float64 [n]; 1 is the DDPM posterior."""
     now, prev = process.alphas_cumprod, process.alphas_cumprod_prev
     return eta * np.sqrt((1.0 - prev) / (1.0 - now)) * np.sqrt(1.0 - now / prev)
 
@@ -127,10 +127,10 @@ def ddpm(
     clip_denoised: bool = False,
     progress: Progress | None = None,
 ) -> jax.Array:
-    """Return ancestral sampling (DDPM, Algorithm 2) from x_T to x_0, [B, H, W, C].
+    """Return x_0 by ancestral sampling from x_T (DDPM, Algorithm 2), [B, H, W, C].
 
     noise_fn(i) -> [B, H, W, C] for step index i, which runs from n - 1 down to 0.
-    progress(i), if given, is called on the host after every step, not necessarily in order.
+    progress(i), if given, is called on the host after every step, possibly out of order.
     """
 
     def step(out: jax.Array, x: jax.Array, i_B: jax.Array, noise: jax.Array) -> jax.Array:
@@ -149,19 +149,19 @@ def ddim(
     progress: Progress | None = None,
     eta: float = 0.0,
 ) -> jax.Array:
-    """Return DDIM (Song et al. 2021) from x_T to x_0, [B, H, W, C]; with eta 0 no noise is ever
-    drawn.
+    """Return x_0 by DDIM from x_T (Song et al. 2021), [B, H, W, C].
 
-    Arguments as in `ddpm`; eta scales the noise between the ODE (0) and the DDPM posterior (1).
+    Arguments as in `ddpm`; eta scales the noise between 0 (the ODE, without calls of noise_fn) and
+    1 (the DDPM posterior).
     """
     if eta < 0:
-        raise ValueError(f"eta is {eta}; it must be 0 (deterministic) or positive (1: DDPM)")
+        raise ValueError(f"eta is {eta}; it must be 0 (deterministic) or positive (1 is DDPM)")
 
     def step(out: jax.Array, x: jax.Array, i_B: jax.Array, noise: jax.Array) -> jax.Array:
         return ddim_sample(process, out, x, i_B, noise, clip_denoised, eta)
 
-    silent = jnp.zeros_like(x_T_BxHxWxC)
-    source = noise_fn if eta > 0 else lambda i: silent
+    zeros = jnp.zeros_like(x_T_BxHxWxC)
+    source = noise_fn if eta > 0 else lambda i: zeros
     return _loop(step, denoiser, process, x_T_BxHxWxC, source, progress)
 
 
@@ -169,9 +169,8 @@ def ddim(
 class Sampler:
     """A row of `SAMPLERS`: `sampler(denoiser, process, x_T, noise_fn, *, progress=None)`.
 
-    times: process -> original times at which the network is asked, float64 or int64 [n], n being
-        the number of evaluations (of `guided`, see `guidance.num_function_evaluations`). Raises
-        ValueError for a process that the sampler cannot run, so that calling it checks one.
+    run: the function itself. times: process -> original times of the n calls of the denoiser,
+    float64 or int64 [n]; it raises ValueError for a process that the sampler does not support.
     """
 
     run: Callable[..., jax.Array]
@@ -194,6 +193,10 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": Sampler(ddpm, lambda process: process.timestep_map),
     "ddim": Sampler(ddim, lambda process: process.timestep_map),
     "dpm_solver": Sampler(dpm_solver.dpm_solver, dpm_solver.official_times),
+    "dpm_solver_logsnr": Sampler(
+        functools.partial(dpm_solver.dpm_solver, spacing="logSNR"),
+        functools.partial(dpm_solver.official_times, spacing="logSNR"),
+    ),
     "dpm_solver_diffusers": Sampler(dpm_solver.dpm_solver_diffusers, dpm_solver.diffusers_times),
 }
 

@@ -1,6 +1,6 @@
-"""Noise schedules and respacing: which betas, and which of the original timesteps are kept.
+"""Noise schedules, and respacing: the selection of original timesteps that a process keeps.
 
-Everything here is float64 numpy and runs once, before anything compiles.
+All tables are float64 numpy; they are computed once, before anything compiles.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 
 from lit_jax.config import unknown_name
 
-# Number of steps for which Ho et al. chose the end points of the linear schedule. Other counts are
-# rescaled to it, and so is the weight of the variational term in the rescaled losses.
+# Number of steps for which Ho et al. chose the end points of the linear schedule. Schedules of
+# other lengths, and the weight of the variational term in the rescaled losses, are relative to it.
 REFERENCE_STEPS = 1000
 
 
 def linear_betas(num_steps: int = REFERENCE_STEPS) -> np.ndarray:
-    """Return betas rising linearly from 1e-4 to 0.02 (DDPM, Ho et al. 2020, section 4), float64
+    """Return betas that rise linearly from 1e-4 to 0.02 (DDPM, Ho et al. 2020, section 4), float64
     [T].
 
     For T other than 1000 both ends are multiplied by 1000 / T, which keeps the total noise.
@@ -51,8 +51,8 @@ def schedule_betas(name: str, num_steps: int = REFERENCE_STEPS) -> np.ndarray:
     betas = SCHEDULES[name](num_steps)
     if not ((betas > 0) & (betas < 1)).all():
         raise ValueError(
-            f"schedule {name!r} with {num_steps} steps has betas up to {betas.max():.3g}, which"
-            " must lie between 0 and 1: use more steps"
+            f"schedule {name!r} with {num_steps} steps has betas up to {betas.max():.3g}, but"
+            " betas must lie between 0 and 1; use more steps"
         )
     return betas
 
@@ -64,7 +64,7 @@ def respaced_timesteps(num_steps: int, spacing: str = "") -> np.ndarray:
     spacing: "" keeps all; "250" keeps 250 spread evenly from 0 to T - 1; "10,15,20" cuts the
         process into three equal sections and keeps 10, 15 and 20 of them; "ddim50" keeps every
         s-th step for the integer s that gives exactly 50 (the spacing of DDIM, Song et al. 2021).
-    Raises ValueError for a spacing that cannot be read or asks for more steps than there are.
+    Raises ValueError for an invalid spacing and for one with more steps than the process has.
     """
     text = spacing.strip()
     if not text:
@@ -75,8 +75,8 @@ def respaced_timesteps(num_steps: int, spacing: str = "") -> np.ndarray:
         kept = _sections(num_steps, [_count(part, spacing) for part in text.split(",")], spacing)
     if len(kept) < 2:
         raise ValueError(
-            f"timestep spacing {spacing!r} keeps {len(kept)} step; the posterior of a process"
-            " needs at least 2"
+            f"timestep spacing {spacing!r} keeps {len(kept)} step; a process needs at least 2,"
+            " for its posterior; use more steps"
         )
     return np.array(kept, dtype=np.int64)
 
@@ -95,7 +95,7 @@ def _count(text: str, spacing: str) -> int:
     """Return a positive number of steps from one part of a spacing."""
     if not text.strip().isdecimal() or int(text) == 0:
         raise ValueError(
-            f"timestep spacing {spacing!r} is not understood at {text!r}: write a number of steps"
+            f"timestep spacing {spacing!r} is not understood at {text!r}; write a number of steps"
             " ('250'), numbers per section ('10,15,20'), 'ddim50', or '' for every step"
         )
     return int(text)
@@ -114,11 +114,10 @@ def _integer_stride(num_steps: int, count: int, spacing: str) -> list[int]:
 
 
 def _sections(num_steps: int, counts: list[int], spacing: str) -> list[int]:
-    """Return `counts[s]` steps of the s-th of len(counts) nearly equal sections, first to last
-    step.
+    """Return `counts[s]` steps of section s, for all of len(counts) nearly equal sections.
 
-    The position accumulates a float stride and every position is rounded half to even. Both
-    matter: a product i * stride or rounding half up picks other steps than the official code.
+    The float stride is accumulated and each position is rounded half to even, as in the official
+    code: i * stride, or rounding half up, would give other steps.
     """
     quotient, remainder = divmod(num_steps, len(counts))
     kept: list[int] = []

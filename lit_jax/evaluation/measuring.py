@@ -10,7 +10,7 @@ Letters: N images, K images whose features are kept, D features of the pool, L l
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lit_jax.evaluation.image_sets import ImageSet
 from lit_jax.evaluation.network import SPATIAL_FEATURES, FeatureExtractor
 from lit_jax.evaluation.npz_images import readable
 from lit_jax.evaluation.scores import Moments
+from lit_jax.runs.progress import Progress
 from lit_jax.storage import files
 
 # At most this many parts, because each holds a covariance; at least so many images in each.
@@ -32,9 +33,6 @@ _ROUND = 512
 _ROWS = 2048
 
 _DIGEST = 32  # bytes of a sha256
-
-# Told how many images were done, and whether they were found done.
-Progress = Callable[[int, bool], None]
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def write_parts(
             continue
         path = _part_path(folder, number)
         if path.exists():
-            progress(last - first, True)
+            progress.found(last - first)
             continue
         chosen = kept[(kept >= first) & (kept < last)] - first
         part = _measure_part(images, extractor, first, last, chosen, with_logits, progress)
@@ -146,7 +144,7 @@ def _measure_part(
         logits.append(found.logits_BxL if with_logits else found.logits_BxL[:0])
         pool.add(found.pool_BxD)
         spatial.add(found.spatial_BxS)
-        progress(len(batch_BxHxWx3), False)
+        progress.advance(len(batch_BxHxWx3))
     return {
         "kept": np.concatenate(kept),
         "logits": np.concatenate(logits),

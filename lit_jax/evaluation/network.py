@@ -16,8 +16,7 @@ import jax
 import numpy as np
 
 from lit_jax import sharding
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.config import MeshConfig
 from lit_jax.evaluation.image_sets import ImageSet
 from lit_jax.models import functional
@@ -58,14 +57,9 @@ class Network:
 def read_network(path: str | Path) -> Network:
     """Return the Inception in a model folder. Raises ValueError when it holds another kind of
     network."""
-    config = folder.read_config(path)
-    if not isinstance(config, InceptionConfig):
-        raise ValueError(
-            f"{path} holds a {config.family}; --inception is the model folder of the FID Inception,"
-            " converted with tools/convert_torch_ckpt.py"
-        )
-    _, params = folder.load_model_dir(path)
-    return Network(str(path), config, params, params_sha256(params))
+    folder = ModelFolder(path, expect="Inception", flag="--inception")
+    config: Any = folder.config
+    return Network(str(path), config, folder.params(), folder.sha256)
 
 
 class FeatureExtractor:

@@ -19,7 +19,7 @@ from numpy.lib import format as npy
 from lit_jax.evaluation.image_sets import check_array, colour
 
 # What the sample job leaves in its folder: the images, and the record that says it was finished.
-SAMPLES, RECORD = "samples.npz", "sample.json"
+SAMPLES, LATENTS, RECORD = "samples.npz", "latents.npz", "sample.json"
 
 _PIECE = 1 << 24  # bytes read at a time where images are not needed
 

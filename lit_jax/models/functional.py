@@ -11,7 +11,7 @@ from flax import nnx, traverse_util
 from jax.sharding import Mesh
 
 from lit_jax.models.layers import Buffer
-from lit_jax.models.registry import NetworkConfig, family_of, model_config
+from lit_jax.models.registry import NetworkConfig, family_of, model_config, roles_of
 from lit_jax.sharding import tree_shardings
 
 Params = dict[str, Any]
@@ -75,6 +75,11 @@ def with_parameter(params: Params, path: str, leaf: Any) -> Params:
     name, _, rest = path.partition("/")
     value = with_parameter(params.get(name, {}), rest, leaf) if rest else leaf
     return {**params, name: value}
+
+
+def null_caption(config: Any, params: Params) -> Any:
+    """Return the encoding of the empty caption [tokens, channels] of a denoiser on captions."""
+    return parameter(params, roles_of(config).null_caption)
 
 
 def shardings(config: NetworkConfig, mesh: Mesh, tree: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""The request an output folder belongs to: the same command resumes it, another one is refused."""
+"""Request of an output: the same command resumes it, another one is refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 REQUEST = "request.json"
-"""The file in an output folder that says what was asked for."""
+"""File in an output folder that holds the request."""
 
 
 def plain(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def plain(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_request(path: Path, remedy: str) -> dict[str, Any] | None:
-    """Return the content of a request file, None when there is none.
+    """Return the content of a request file, None if the file does not exist.
 
-    Raises ValueError for a file that is damaged; `remedy` says what to do instead.
+    Raises ValueError, with `remedy`, for a damaged file.
     """
     if not path.is_file():
         return None
@@ -30,7 +30,7 @@ def read_request(path: Path, remedy: str) -> dict[str, Any] | None:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it is no table); {remedy}")
+        raise ValueError(f"{path} is damaged (not a JSON object); {remedy}")
     return content
 
 
@@ -38,9 +38,9 @@ def require_same_request(
     path: Path, request: Mapping[str, Any], remedy: str, ignored: Collection[str] = ()
 ) -> bool:
     """Return whether the request file `path` exists; raise ValueError, naming every difference,
-    when it asks for something else than `request`.
+    when it holds another request.
 
-    Entries in `ignored` ("group.name") are for people and may differ.
+    Entries in `ignored` ("group.name") are informational and may differ.
     """
     stored = read_request(path, remedy)
     if stored is None:
@@ -55,17 +55,17 @@ def require_same_request(
 def differences(
     stored: Mapping[str, Any], request: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> list[str]:
-    """Return what a request asks for otherwise than a stored one did, an entry of text each."""
-    was, asked = _flat(stored), _flat(plain(request))
+    """Return the differences between a stored request and `request`, one text per entry."""
+    before, now = _flat(stored), _flat(plain(request))
     return [
-        f"{name} is {_short(was.get(name))}, asked for is {_short(asked.get(name))}"
-        for name in sorted(was.keys() | asked.keys())
-        if was.get(name) != asked.get(name) and name not in ignored
+        f"{name} is {_short(before.get(name))}, asked for is {_short(now.get(name))}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name) and name not in ignored
     ]
 
 
 def require_space(out: Path, needed: int, what: str, remedy: str) -> None:
-    """Raise ValueError unless `needed` bytes are free where `out` is, or will be."""
+    """Raise ValueError unless `needed` bytes are free on the disk of `out`."""
     place = next(path for path in (out, *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
@@ -75,7 +75,7 @@ def require_space(out: Path, needed: int, what: str, remedy: str) -> None:
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return {"a": {"b": 1}} -> {"a.b": 1}; an entry that is None is no entry."""
+    """Return {"a": {"b": 1}} as {"a.b": 1}; entries that are None are left out."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
@@ -86,6 +86,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """Return hashes, and whatever else is long, by their beginning."""
+    """Return a value as text; hashes and other long texts are cut."""
     text = "nothing" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."

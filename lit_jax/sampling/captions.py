@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.config import TextConfig
 from lit_jax.data.latents.schema import write_array
 from lit_jax.data.latents.writer import LatentExample, as_stored
@@ -112,3 +113,19 @@ def with_tokens(
         for example in group:
             tokens = [next(found) if text else none for text in example.captions]
             yield dataclasses.replace(example, tokens=tokens)
+
+
+TEXT_FIELDS = ("max_length", "dtype", "batch_size")
+"""Settings of captions that decide their features."""
+
+
+def text_request(text: TextConfig, folder: ModelFolder) -> dict[str, Any]:
+    """Return the settings that decide the features of captions, for `request.json`."""
+    encoder = dataclasses.asdict(folder.text_encoder_identity)
+    return {"encoder": encoder, **{name: getattr(text, name) for name in TEXT_FIELDS}}
+
+
+def text_of_schema(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry `text` of a schema, from `text_request`."""
+    kept = {name: request[name] for name in ("encoder", "max_length", "dtype")}
+    return {**kept, "width": request["encoder"]["width"]}

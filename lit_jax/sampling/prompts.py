@@ -120,3 +120,8 @@ def _lines(path: Path) -> list[str]:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error}); save it as one") from error
+
+
+def shortened(text: str) -> str:
+    """Return a text in quotes, cut to 40 characters, for messages."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from lit_jax import sharding
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import TextEncoderIdentity, text_encoder_identity
+from lit_jax.checkpoints.identity import TextEncoderIdentity
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.config import MeshConfig, unknown_name
 from lit_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lit_jax.models import functional
@@ -85,7 +85,7 @@ def encoder_program(config: T5Config) -> Callable[..., jax.Array]:
     return jax.jit(functional.apply_fn(config))
 
 
-def load_text_encoder(path: str | Path, dtype: str = "float32") -> TextEncoder:
+def load_text_encoder(path: str | Path | ModelFolder, dtype: str = "float32") -> TextEncoder:
     """Return the text encoder in a model folder, computing in `dtype` ("float32" or "bfloat16").
     With bfloat16 the parameters are held in it, too, which halves the memory; int8 ones stay int8.
 
@@ -93,15 +93,13 @@ def load_text_encoder(path: str | Path, dtype: str = "float32") -> TextEncoder:
     """
     if dtype not in DTYPES:
         raise unknown_name("dtype of the text encoder", dtype, DTYPES)
-    config = folder.read_config(path)
-    if not isinstance(config, T5Config):
-        raise ValueError(f"{path} holds a {config.family}; a text encoder (T5) is needed")
-    tokenizer = load_tokenizer(path)
-    identity = text_encoder_identity(path)
+    folder = path if isinstance(path, ModelFolder) else ModelFolder(path, expect="T5")
+    config: Any = folder.config
+    tokenizer = load_tokenizer(folder.path)
+    identity = folder.text_encoder_identity
     # Straight onto one device: a tree in the memory of the host would be a second copy.
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    shardings = functional.shardings(config, mesh)
     # The matrices are int8 already; rounding their scales would cost accuracy and save nothing.
     held = dtype if config.weights == "float" else "float32"
-    params = folder.load_model_dir(path, shardings, param_dtype=held)[1]
+    params = folder.params(mesh, held)
     return TextEncoder(dataclasses.replace(config, dtype=dtype), tokenizer, identity, params)

@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 
 from lit_jax.checkpoints.convert import export_params, import_params, start_import
-from lit_jax.checkpoints.layouts import LAYOUTS, layout_of, layouts_for
+from lit_jax.checkpoints.layouts import layout_of, layouts, layouts_for
 from lit_jax.checkpoints.pairing import layout_named, slots
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.functional import Params, abstract_params
@@ -227,7 +227,7 @@ def test_layout_is_told_by_the_keys() -> None:
 
 
 def test_no_key_and_no_leaf_has_two_rows() -> None:
-    for layout in LAYOUTS:
+    for layout in layouts():
         sources = [row.source for row in layout.rows]
         targets = [target for row in layout.rows for target in row.targets]
         assert len(set(sources)) == len(sources) and len(set(targets)) == len(targets)

@@ -12,8 +12,8 @@ import pytest
 import lit_jax
 from lit_jax.checkpoints.convert import export_params, import_params
 from lit_jax.checkpoints.detect import detect_config
-from lit_jax.checkpoints.folder import save_model_dir
 from lit_jax.checkpoints.layouts import layouts_for
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.dit.config import DiTConfig
 from lit_jax.models.functional import Params, apply_fn
 from support.golden_cases import (

@@ -14,14 +14,15 @@ import pytest
 from flax import traverse_util
 
 import lit_jax
-from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
-from lit_jax.checkpoints.identity import FLOAT_SHA256, float_sha256
-from lit_jax.checkpoints.leaves import stored_leaves
+from lit_jax.checkpoints.identity import FLOAT_SHA256
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.checkpoints.quantise import quantise_t5
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.functional import init_params
 from lit_jax.models.registry import model_config
 from lit_jax.models.t5.config import TOKENIZER_FILE
 from lit_jax.models.t5.int8 import quantise
+from support.models import load_model_dir
 from support.text_encoder_cases import TINY_T5, write_text_encoder
 
 
@@ -35,9 +36,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def flat(model_dir: Path, param_dtype: str = "float32") -> dict[str, np.ndarray]:
-    return traverse_util.flatten_dict(
-        load_model_dir(model_dir, param_dtype=param_dtype)[1], sep="/"
-    )
+    return traverse_util.flatten_dict(load_model_dir(model_dir, dtype=param_dtype)[1], sep="/")
 
 
 def test_written_numbers(folders: tuple[Path, Path]) -> None:
@@ -63,8 +62,11 @@ def test_folder(folders: tuple[Path, Path]) -> None:
     assert (target / TOKENIZER_FILE).read_bytes() == (source / TOKENIZER_FILE).read_bytes()
     content = json.loads((target / "config.json").read_text())
     assert content["model"]["weights"] == "int8"
-    assert content["provenance"] == {"dtype": "int8", FLOAT_SHA256: float_sha256(source)}
-    assert float_sha256(target) == float_sha256(source)
+    assert content["provenance"] == {
+        "dtype": "int8",
+        FLOAT_SHA256: ModelFolder(source).float_sha256,
+    }
+    assert ModelFolder(target).float_sha256 == ModelFolder(source).float_sha256
 
 
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
@@ -88,14 +90,14 @@ def test_errors_of_the_rounding_are_told(folders: tuple[Path, Path], tmp_path: P
 def test_leaves_one_by_one(folders: tuple[Path, Path]) -> None:
     for folder in folders:
         whole = flat(folder)
-        config, leaves = stored_leaves(folder)
-        assert config == load_model_dir(folder)[0] and set(leaves) == set(whole)
+        leaves = ModelFolder(folder).leaves()
+        assert set(leaves) == set(whole)
         for path, leaf in leaves.items():
             assert leaf.read().dtype == leaf.dtype == whole[path].dtype
             np.testing.assert_array_equal(leaf.read(), whole[path])
     (folders[0].parent / "damaged").mkdir()
     with pytest.raises(ValueError, match=r"has no config\.json"):
-        stored_leaves(folders[0].parent / "damaged")
+        ModelFolder(folders[0].parent / "damaged")
 
 
 def test_older_folders_hold_float_weights(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_refusals(folders: tuple[Path, Path], tmp_path: Path) -> None:
     config = model_config("DiT", hidden_size=16, depth=1, num_heads=2, input_size=8)
     params = jax.tree.map(np.asarray, init_params(config, jax.random.key(0)))
     save_model_dir(tmp_path / "dit", config, params, {})
-    with pytest.raises(ValueError, match="holds a DiT; int8 weights exist for a T5"):
+    with pytest.raises(ValueError, match=r"holds a DiT; a text encoder \(T5\) is needed"):
         quantise_t5(tmp_path / "dit", tmp_path / "m")
     assert os.listdir(tmp_path) == ["dit"]
 

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import lit_jax
-from lit_jax.checkpoints.folder import check_destination, load_model_dir, save_model_dir
+from lit_jax.checkpoints.writing import check_destination, save_model_dir
 from lit_jax.models.functional import Params
 from lit_jax.models.registry import model_config
 from lit_jax.storage import staging
 from lit_jax.storage.staging import leftovers, replace_folder, staged_folder
+from support.models import load_model_dir
 
 CONFIG = model_config("T5", d_model=4, d_ff=4, d_kv=2, num_heads=2, num_layers=1, vocab_size=5)
 
@@ -153,7 +154,7 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from test_staging import CONFIG, params
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 print("ready", flush=True)
 for n in range(2, 1000):
     save_model_dir({target!r}, CONFIG, params(float(n)), {{}}, overwrite=True)

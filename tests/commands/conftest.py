@@ -7,10 +7,10 @@ import pytest
 
 from demo.digits import dataset as digits
 from lit_jax import sharding
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.sample import job as sample
 from lit_jax.config import MeshConfig
-from lit_jax.sampling.drawing import make_sampler
+from lit_jax.sampling.sampler import make_sampler
 from support import autoencoder_cases, tiny_runs
 
 
@@ -47,7 +47,9 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a progress line, equal requests to sample share one compiled program."""
     monkeypatch.setattr(
-        sample, "make_sampler", lambda *given: make_sampler(*given[:3], None, *given[4:])
+        sample,
+        "make_sampler",
+        lambda *given, progress, **named: make_sampler(*given, **named),
     )
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks.paper_figures import heads_table, keys_table
 from lit_jax.commands.cost import job
 from lit_jax.commands.cost.checks import trained
 from lit_jax.commands.cost.compiled import PROGRAMS, Counted, count, forward_program
-from lit_jax.commands.cost.figures import heads_table, keys_table
 from lit_jax.config.cost import CostConfig
 from lit_jax.models.cost import forward_macs
 from lit_jax.models.pixart.config import PixArtConfig
@@ -135,7 +135,7 @@ def test_job(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: An
     text = capsys.readouterr().out
     expected = contents(whole)
     names = {"request.json", "cost.json", "cost.md"}
-    names |= {f"cost_{name}.png" for name in ("macs", "memory", "heads", "keys")}
+    names |= {f"cost_{name}.png" for name in ("macs", "memory")}
     assert expected.keys() == names and (whole / "cost.md").read_text() in text
 
     content = json.loads(expected["cost.json"])
@@ -241,5 +241,5 @@ def test_model_folders_and_strange_outputs(tmp_path: Path) -> None:
     content = json.loads((out / "cost.json").read_text())
     assert content["models"][str(model)]["16"]["tokens"] == 16
     assert not (out / "cost_memory.png").exists()
-    with pytest.raises(ValueError, match=r"holds config.json, which is not of this job"):
+    with pytest.raises(ValueError, match=r"holds config.json, params and no request.json; choose"):
         job.cost(config(model, compile_up_to=0, **changes))

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
-from lit_jax.checkpoints.identity import text_encoder_identity
 from lit_jax.checkpoints.quantise import quantise_t5
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.encode.job import encode
 from lit_jax.config import EncodeConfig, SourceConfig, TextConfig
 from lit_jax.data.latents.schema import read_null_caption, read_schema
@@ -25,6 +24,7 @@ from lit_jax.sampling.text_features import load_text_encoder
 from support import encode_cases
 from support.encode_cases import SIZE, config_for, stored
 from support.kills import contents
+from support.models import load_model_dir, text_encoder_identity
 from support.text_encoder_cases import write_text_encoder, write_tokenizer
 
 LENGTH = 9
@@ -235,7 +235,7 @@ def test_refusals_before_anything_is_written(
     speechless = shutil.copytree(text_encoder, tmp_path / "t5")
     (speechless / "tokenizer/spiece.model").unlink()
     for encoder, message in (
-        (vae, "holds a AutoencoderKL; a text encoder .T5. is needed"),
+        (vae, "holds an AutoencoderKL; a text encoder .T5. is needed"),
         (speechless, "t5 has no tokenizer/spiece.model"),
         (tmp_path / "nowhere", "nowhere is not a model folder"),
     ):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.generate import memory as generate_memory
 from lit_jax.commands.generate import phases as generate_phases
 from lit_jax.commands.generate.checks import check
@@ -22,10 +22,10 @@ from lit_jax.commands.generate.job import generate
 from lit_jax.diffusion.samplers import SAMPLERS
 from lit_jax.models.autoencoder.model import AutoencoderKL
 from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.sampling.text_drawing import make_text_sampler
 from lit_jax.sampling.text_features import load_text_encoder
 from support import generate_cases, tiny_runs
 from support.generate_cases import PROMPTS, Folders, config_for, pixels, prompt_file
+from support.models import load_model_dir
 from support.text_encoder_cases import write_text_encoder
 
 Draw = Callable[..., np.ndarray]
@@ -34,14 +34,6 @@ Draw = Callable[..., np.ndarray]
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     return generate_cases.save_all(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(autouse=True)
-def compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a progress bar, equal requests share one compiled program."""
-    monkeypatch.setattr(
-        generate_phases, "make_text_sampler", lambda *given: make_text_sampler(*given[:4])
-    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +76,7 @@ def test_a_process_writes_a_picture(folders: Folders, draw: Draw, tmp_path: Path
         assert re.search(rf"{phase} .* s +peak memory [\d.]+ [GM]B\n", output), output
     assert re.search(r"T5 .*parameters.*\n.*PixArt .*parameters.*\n.*AutoencoderKL", output)
     assert re.search(r"at most .* at a time; memory: .* GB free", output)
-    assert output.index("at most") < output.index("does not say which VAE")
+    assert output.index("at most") < output.index("does not record its")
     assert "1 image of 16 x 16" in output and "6 network evaluations" in output
     assert output.endswith(f"wrote {out}\n") and [p.name for p in out.parent.iterdir()] == [
         out.name
@@ -115,8 +107,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "prompt": {"prompt": PROMPTS[1]},
     "seed": {"seed": 1},
     "steps": {"steps": "4"},
-    "guidance": {"guidance": 2.0},
-    "no guidance": {"guidance": 1.0},
+    "guidance": {"cfg_scale": 2.0},
+    "no guidance": {"cfg_scale": 1.0},
     "negative prompt": {"negative_prompt": "a blue square"},
     "null mask": {"null_mask": "own"},
     "max length": {"max_length": 5},

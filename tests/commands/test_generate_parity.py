@@ -3,6 +3,7 @@ noise: tokenizer, T5, denoiser, guidance, sampler and VAE at once."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 
 from lit_jax.checkpoints.convert import import_params
 from lit_jax.checkpoints.detect import detect_config
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.generate.job import generate
 from lit_jax.config.generate import GenerateConfig
+from lit_jax.config.protocol import CAPTIONS
 from lit_jax.diffusion.samplers import per_image_noise
-from lit_jax.sampling.text_drawing import prompt_keys
+from lit_jax.sampling.sampler import prompt_keys
 from support.generate_cases import PROMPTS, pixels
 from support.live_parity import live_seed, randomise_, state_of
 from support.text_encoder_cases import write_tokenizer
@@ -123,9 +125,8 @@ def test_equals_the_pipeline_of_diffusers(tmp_path: Path, negative: str) -> None
         negative_prompt=negative,
         num_images=COUNT,
         size=SIZE,
-        sampler="dpm_solver_diffusers",
+        protocol=dataclasses.replace(CAPTIONS, sampler="dpm_solver_diffusers", seed=seed),
         null_mask="own",
-        seed=seed,
         max_length=LENGTH,
     )
     generate(config, lambda _: None)

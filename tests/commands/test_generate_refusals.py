@@ -12,13 +12,12 @@ import pytest
 from PIL import Image
 
 from lit_jax import __main__ as door
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import text_encoder_identity, vae_identity
+from lit_jax.checkpoints.stored import CONFIG
 from lit_jax.commands.generate import job
-from lit_jax.commands.generate import phases as generate_phases
 from lit_jax.config.generate import GenerateConfig
 from support import generate_cases, tiny_runs
 from support.generate_cases import PROMPTS, Folders, config_for, geneval_file, prompt_file
+from support.models import text_encoder_identity, vae_identity
 from support.text_encoder_cases import TINY_T5, write_text_encoder
 
 
@@ -64,23 +63,35 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "no vae": (["--vae=nowhere"], "nowhere is not a model folder"),
     "no weights": (["--model={broken}"], "broken is incomplete"),
     "empty": (["--vae="], "--vae is empty"),
-    "dit": (["--model={dit}"], "holds a DiT on class labels; draw from it with `sample`"),
-    "vae as model": (["--model={vae}"], "holds a AutoencoderKL; a PixArt or LiT-0.6B is needed"),
-    "model as vae": (["--vae={model}"], "holds a PixArt; an AutoencoderKL is needed"),
-    "vae as text encoder": (["--text_encoder={vae}"], "holds a AutoencoderKL; a T5 is needed"),
+    "dit": (
+        ["--model={dit}"],
+        "holds a DiT; a denoiser on captions such as a PixArt (for class labels: `sample`)",
+    ),
+    "vae as model": (["--model={vae}"], "holds an AutoencoderKL; a denoiser on captions"),
+    "model as vae": (["--vae={model}"], "holds a PixArt; a VAE (AutoencoderKL) is needed"),
+    "vae as text encoder": (
+        ["--text_encoder={vae}"],
+        "holds an AutoencoderKL; a text encoder",
+    ),
     "tokenizer": (["--text_encoder={no_tokenizer}"], "has no tokenizer/spiece.model"),
     "channels": (["--vae={vae_of_3}"], "has latents of 3 channels, "),
     "colours": (["--vae={vae_of_2_colours}"], "makes images of 2 channels; 1 or 3 can be written"),
-    "width": (["--text_encoder={wide_t5}"], "features of 24 channels, {model} takes caption_cha"),
+    "width": (
+        ["--text_encoder={wide_t5}"],
+        "features of 24 channels, {model} has caption_cha",
+    ),
     "size": (["--size=768x1340"], "must be multiples of 16; the nearest is 768x1344"),
     "tiny size": (["--size=3x16"], "must be multiples of 16; the nearest is 16x16"),
     "no size": (["--size=0x16"], "--size (0, 16) must be at least 1 x 1"),
     "form of size": (["--size=768"], "--size '768' is not of the form HEIGHTxWIDTH, as 768x1344"),
     "ratio": (["--aspect_ratio=wide"], "'wide' is not of the form WIDTH:HEIGHT, as 16:9"),
     "long ratio": (["--aspect_ratio=1:9"], "height / width is 9 / 1 = 9; it must be within"),
-    "both sizes": (["--size=16x16", "--aspect_ratio=1:1"], "both say how large; give one"),
-    "empty prompt": (["--prompt="], "--prompt '' is empty; say what to draw"),
-    "blank prompt": (["--prompt= "], "--prompt ' ' is empty; say what to draw"),
+    "both sizes": (
+        ["--size=16x16", "--aspect_ratio=1:1"],
+        "--aspect_ratio 1:1 contradict; give one",
+    ),
+    "empty prompt": (["--prompt="], "--prompt '' is empty; give a text"),
+    "blank prompt": (["--prompt= "], "--prompt ' ' is empty; give a text"),
     "both sources": (["--geneval=x"], "--prompt and --geneval are given; choose one of them"),
     "no file": (["--prompt=", "--prompt_file=no.txt"], "no.txt cannot be read: No such file"),
     "folder as file": (["--prompt=", "--prompt_file={folder}"], "cannot be read: Is a directory"),
@@ -95,7 +106,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "steps": (["--steps=0"], "timestep spacing '0' is not understood"),
     "one step": (["--steps=1"], "timestep spacing '1' keeps 1 step"),
     "words as steps": (["--steps=many"], "timestep spacing 'many' is not understood"),
-    "guidance": (["--guidance=nan"], "guidance is nan; it must be a finite number"),
+    "guidance": (["--guidance=nan"], "cfg_scale is nan; it must be a finite number"),
     "seed": (["--seed=-1"], "seed -1 is not in 0..4294967295"),
     "dtype": (["--dtype=float16"], "unknown dtype 'float16'; did you mean 'bfloat16'?"),
     "mask": (["--null_mask=both"], "unknown null mask 'both' (known: own, prompt)"),
@@ -103,7 +114,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "batch": (["--batch_size=0"], "batch_size is 0; it must be an integer of at least 1"),
     "length": (["--max_length=31"], "--max_length 31 is more than the 30 tokens of"),
     "negative length": (["--max_length=-1"], "max_length is -1; it must be at least 0"),
-    "negative prompt": (["--negative_prompt=x", "--guidance=1"], "--guidance 1 is no guidance"),
+    "negative prompt": (["--negative_prompt=x", "--guidance=1"], "--cfg_scale 1 is no guidance"),
     "suffix": (["--out={folder}/image"], "image is no .png; one --prompt makes a PNG file"),
     "folder as out": (["--out={folder}/x.png"], "x.png is a folder; give the name of a PNG in it"),
     "file as out": (
@@ -172,10 +183,10 @@ def test_a_real_program_says_one_line(places: dict[str, str], tmp_path: Path, ca
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     """A model that says which VAE and text encoder it belongs to."""
     folders = generate_cases.save_all(tmp_path_factory.mktemp("recorded"))
-    content = json.loads((folders.model / folder.CONFIG).read_text())
+    content = json.loads((folders.model / CONFIG).read_text())
     content["vae"] = vars(vae_identity(folders.vae))
     content["text_encoder"] = vars(text_encoder_identity(folders.text_encoder))
-    (folders.model / folder.CONFIG).write_text(json.dumps(content))
+    (folders.model / CONFIG).write_text(json.dumps(content))
     return folders
 
 
@@ -265,7 +276,7 @@ def test_a_picture_of_somebody_else(
     else:
         out.write_bytes(content)
     before = out.read_bytes()
-    with pytest.raises(ValueError, match="does not say how it was made; .* or --overwrite it"):
+    with pytest.raises(ValueError, match="it records no settings; .* or --overwrite it"):
         job.generate(config_for(recorded, out), lambda _: None)
     assert out.read_bytes() == before
     job.generate(config_for(recorded, out, overwrite=True), lambda _: None)
@@ -295,7 +306,7 @@ def test_a_folder_of_somebody_else(recorded: Folders, tmp_path: Path) -> None:
     out = tmp_path / "photos"
     out.mkdir()
     (out / "00000.png").write_bytes(b"mine")
-    with pytest.raises(ValueError, match="holds 00000.png, and no request.json that explains it"):
+    with pytest.raises(ValueError, match="holds 00000.png and no request.json; choose"):
         job.generate(config_for(recorded, out, prompt_file=prompts), lambda _: None)
     assert [path.name for path in out.iterdir()] == ["00000.png"]
 
@@ -306,11 +317,3 @@ def test_no_room(recorded: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="for images and unfinished work, 1e-06 GB are free"):
         job.generate(config_for(recorded, tmp_path / "i.png"), lambda _: None)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_damaged_piece(recorded: Folders, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="text/000000.npz is damaged .*; remove it and run"):
-        pieces = generate_phases.Pieces(tmp_path)
-        pieces.path("text/000000").parent.mkdir()
-        pieces.path("text/000000").write_bytes(b"PK damaged")
-        pieces.read("text/000000")

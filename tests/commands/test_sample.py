@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import random
-import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -20,26 +20,18 @@ from PIL import Image
 
 import lit_jax
 from lit_jax import sharding
-from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.commands.sample import job
-from lit_jax.commands.sample.job import sample
 from lit_jax.config import MeshConfig
-from lit_jax.sampling.drawing import Protocol, load_sharded
+from lit_jax.config.protocol import Protocol
 from lit_jax.sampling.labels import assign_labels
 from support import kills, tiny_runs
+from support.sampling import sample
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 GUIDED = Protocol(steps="6", cfg_scale=2.0, cfg_channels="all", seed=3)
 COUNT = 11
 FILES = ["grid.png", "request.json", "sample.json", "samples.npz"]
-
-
-def one_device() -> Any:
-    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-
-
-def silent(text: str) -> None:
-    pass
 
 
 def pixels(out: Path) -> np.ndarray:
@@ -71,10 +63,9 @@ def test_files(written: Path, teacher: Path) -> None:
     assert grid.shape[0] > 2 * 8 and grid.shape[1] > 10 * 8
 
     record = json.loads((written / "sample.json").read_text())
-    _, params = load_sharded(teacher, one_device())
     assert record == {
         "model": str(teacher),
-        "weights_sha256": params_sha256(params),
+        "weights_sha256": ModelFolder(teacher).sha256,
         "windows": None,
         "protocol": dataclasses.asdict(GUIDED),
         "network_evaluations": 12,
@@ -123,7 +114,7 @@ def test_two_processes_draw_the_same(written: Path, teacher: Path, tmp_path: Pat
         for index in range(2)
     ]
     outputs = [tiny_runs.finish(program) for program in programs]
-    assert "1 of 3 shards are left for this process" in outputs[0]
+    assert "2 of 3 shards are left" in outputs[0]
     assert f"wrote {out}" in outputs[0] and "shard" not in outputs[1]
     assert sorted(p.name for p in out.iterdir()) == FILES
     assert np.abs(pixels(written) - pixels(out)).max() <= 1
@@ -162,7 +153,7 @@ def test_finished_shards_are_not_drawn_again(
     )
     said: list[str] = []
     sample(teacher, out, COUNT, GUIDED, log=said.append, shard_size=4)
-    assert drawn == [2] and said[1] == "1 of 3 shards are left for this process"
+    assert drawn == [2] and said[1] == "1 of 3 shards are left"
     assert kills.contents(out) == kills.contents(written)
 
 
@@ -181,16 +172,16 @@ def test_a_damaged_shard_is_named(teacher: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "s/shards/00001-of-00003.npz"
     damaged.write_bytes(damaged.read_bytes()[:-30])
     with pytest.raises(ValueError, match="00001-of-00003.npz is damaged .* remove it and run"):
-        sample(teacher, tmp_path / "s", COUNT, GUIDED, log=silent, shard_size=4)
+        sample(teacher, tmp_path / "s", COUNT, GUIDED, shard_size=4)
     damaged.unlink()
-    sample(teacher, tmp_path / "s", COUNT, GUIDED, log=silent, shard_size=4)
+    sample(teacher, tmp_path / "s", COUNT, GUIDED, shard_size=4)
 
 
 def test_an_image_that_is_not_finite_is_named(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Image 6 (the third of the second shard): its shard is not written, the first one stays."""
-    original = job.Drawer.batches
+    original = job.LabelBatches.batches
 
     def broken(self: Any, start: int, stop: int) -> Any:
         for first, x, decoded in original(self, start, stop):
@@ -199,15 +190,15 @@ def test_an_image_that_is_not_finite_is_named(
                 x[6 - first, 3, 3] = np.nan
             yield first, x, decoded
 
-    monkeypatch.setattr(job.Drawer, "batches", broken)
+    monkeypatch.setattr(job.LabelBatches, "batches", broken)
     with pytest.raises(FloatingPointError, match=r"image 6 \(label 6\) is not finite"):
-        sample(teacher, tmp_path / "s", COUNT, GUIDED, log=silent, shard_size=4)
+        sample(teacher, tmp_path / "s", COUNT, GUIDED, shard_size=4)
     assert [p.name for p in (tmp_path / "s/shards").iterdir()] == ["00000-of-00003.npz"]
     assert not (tmp_path / "s/samples.npz").exists()
 
 
 def test_policies_and_dtypes_reach_the_samples(teacher: Path, tmp_path: Path) -> None:
-    protocol, config = Protocol(steps="2", seed=5), load_sharded(teacher, one_device())[0]
+    protocol, config = Protocol(steps="2", seed=5), ModelFolder(teacher).config
     variants: dict[str, dict[str, Any]] = {
         "plain": {},
         "uniform": {"label_policy": "uniform"},
@@ -215,7 +206,7 @@ def test_policies_and_dtypes_reach_the_samples(teacher: Path, tmp_path: Path) ->
         "bfloat16": {"dtype": "bfloat16"},
     }
     for name, changes in variants.items():
-        sample(teacher, tmp_path / name, 12, protocol, log=silent, **changes)
+        sample(teacher, tmp_path / name, 12, protocol, **changes)
     records, labels = {}, {}
     for name in variants:
         records[name] = json.loads((tmp_path / name / "sample.json").read_text())
@@ -233,19 +224,20 @@ def test_policies_and_dtypes_reach_the_samples(teacher: Path, tmp_path: Path) ->
 def test_sizes_of_batches_reach_the_drawing(
     latent_model: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mesh, seen = one_device(), {}
+    mesh, seen = sharding.make_mesh(MeshConfig(), jax.devices()[:1]), {}
     monkeypatch.setattr(sharding, "make_mesh", lambda *given: mesh)
-    monkeypatch.setattr(job, "make_sampler", lambda *given: seen.update(decode=given[-1]))
+    monkeypatch.setattr(job, "make_sampler", lambda *given, **named: seen.update(named))
 
     def stop(*given: Any) -> None:
-        seen["batch"] = given[4]
+        seen["batch"] = given[6]
         raise Stopped
 
-    monkeypatch.setattr(job, "Drawer", stop)
+    monkeypatch.setattr(job, "LabelBatches", stop)
     given = {"batch_size": 10, "decode_batch_size": 3, "shard_size": 27, "vae": vae}
     with pytest.raises(Stopped):
-        sample(latent_model, tmp_path / "s", 100, Protocol(steps="2"), log=silent, **given)
-    assert seen == {"decode": 3, "batch": 9}  # three even batches per shard
+        sample(latent_model, tmp_path / "s", 100, Protocol(steps="2"), **given)
+    # Three even batches per shard.
+    assert seen["decode_batch_size"] == 3 and seen["batch"] == 9
 
 
 @pytest.mark.slow
@@ -276,7 +268,7 @@ def test_stopped_while_merging(
 ) -> None:
     """As a kill leaves it: the file half written under its temporary name, nothing cleaned up."""
     out, target = tmp_path / "s", MERGING[moment](tmp_path / "s")
-    replace = job.files.os.replace
+    replace = os.replace
 
     def stop(source: Path, destination: Path) -> None:
         if destination == target:
@@ -285,127 +277,11 @@ def test_stopped_while_merging(
             raise Stopped
         replace(source, destination)
 
-    monkeypatch.setattr(job.files.os, "replace", stop)
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(Stopped):
-        sample(teacher, out, COUNT, GUIDED, log=silent, shard_size=4)
-    monkeypatch.setattr(job.files.os, "replace", replace)
+        sample(teacher, out, COUNT, GUIDED, shard_size=4)
+    monkeypatch.setattr(os, "replace", replace)
     assert (out / f".{target.name}.1.tmp").exists() and len(list((out / "shards").iterdir())) == 3
     monkeypatch.setattr(job, "draw_shard", None)  # nothing is drawn again
-    sample(teacher, out, COUNT, GUIDED, log=silent, shard_size=4)
+    sample(teacher, out, COUNT, GUIDED, shard_size=4)
     assert kills.contents(out) == kills.contents(written)
-
-
-@pytest.fixture(scope="module")
-def odd_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    path = tmp_path_factory.mktemp("odd")
-    return {
-        "unconditional": tiny_runs.save_model(path / "unconditional", num_classes=0),
-        "no null": tiny_runs.save_model(path / "no_null", class_dropout_prob=0.0),
-        "other": tiny_runs.save_model(path / "other", depth=1),
-    }
-
-
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "missing": ({"model": "nowhere"}, "nowhere is not a model folder or training workdir"),
-    "labels": ({"labels": (3, 10, -1)}, r"labels \[10, -1\] are not in 0..9"),
-    "sampler": ({"sampler": "dmpd"}, "unknown sampler 'dmpd'.*ddim, ddpm"),
-    "channels": ({"cfg_channels": "two"}, "unknown guidance channels 'two'.*all, three"),
-    "seed": ({"seed": 2**32}, "seed 4294967296 is not in 0..4294967295"),
-    "steps": ({"steps": "5000"}, "5000"),
-    "solver": (
-        {"sampler": "dpm_solver", "steps": "ddim50"},
-        "steps 'ddim50' pick timesteps, but a DPM solver .*: give the number of steps, '50'",
-    ),
-    "interval": ({"cfg_scale": 2.0, "cfg_interval": (500.0, 100.0)}, r"interval .* is empty"),
-    "count": ({"num_samples": 0}, "num_samples 0"),
-    "batch": ({"batch_size": 0}, "batch_size 0"),
-    "shard": ({"shard_size": 0}, "shard_size 0 and decode_batch_size 8 must be at least 1"),
-    "decode": ({"decode_batch_size": 0}, "shard_size 512 and decode_batch_size 0 must"),
-    "dtype": ({"dtype": "float16"}, "unknown dtype 'float16'.*bfloat16, float32"),
-    "policy": ({"label_policy": "fair"}, "unknown label policy 'fair'.*balanced, uniform"),
-    "both": ({"label_policy": "uniform", "labels": (1,)}, "contradicts; give one of the two"),
-    "no classes": (
-        {"model": "unconditional", "label_policy": "uniform"},
-        "--label_policy uniform is given, but the model is unconditional",
-    ),
-    "vae": ({"vae": "v"}, r"--vae v is given, but .* is a model of pixels \(1 channels\)"),
-    "latents": ({"save_latents": True}, "--save_latents is given, but .* is a model of pixels"),
-    "unconditional": ({"model": "unconditional", "labels": (1,)}, "model is unconditional"),
-    "no null": ({"model": "no null", "cfg_scale": 2.0}, "guidance 2.0 needs a null class"),
-    "request": (
-        {"out": "written", "num_samples": 12, "steps": "7", "shard_size": 4},
-        "belongs to another request: count is 11, asked for is 12;.*"
-        "protocol.steps is 6, asked for is 7; choose another --out",
-    ),
-    "other labels": (
-        {"out": "written", "num_samples": 11, "labels": (3, 1), "shard_size": 4},
-        r"labels is nothing, asked for is \[3, 1\]",
-    ),
-    "other weights": (
-        {"out": "written", "num_samples": 11, "model": "other", "shard_size": 4},
-        "architecture.depth is 2, asked for is 1; .*weights_sha256 is ",
-    ),
-}
-
-
-def attempt(model: Path, out: Path, changes: dict[str, Any]) -> list[str]:
-    """Calls the job with some arguments changed; what it said."""
-    fields = {f.name for f in dataclasses.fields(Protocol)}
-    given = {"model": model, "out": out, "num_samples": 2} | changes
-    protocol = {k: given.pop(k) for k in fields & given.keys()}
-    said: list[str] = []
-    sample(**given, protocol=Protocol(**protocol), log=said.append)  # type: ignore[arg-type]
-    return said
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_refused_before_anything_is_written(
-    teacher: Path, written: Path, odd_models: dict[str, Path], tmp_path: Path, case: str
-) -> None:
-    changes, named = REFUSED[case]
-    changes = dict(changes)
-    if changes.get("model") in odd_models:
-        changes["model"] = odd_models[changes["model"]]
-    if changes.get("out") == "written":
-        changes["out"] = written
-    before = {path: path.stat().st_mtime_ns for path in written.iterdir()}
-    with pytest.raises(ValueError, match=named):
-        attempt(teacher, tmp_path / "s", changes)
-    assert list(tmp_path.iterdir()) == []
-    assert {path: path.stat().st_mtime_ns for path in written.iterdir()} == before
-
-
-def test_samples_of_unknown_origin_are_kept(teacher: Path, written: Path, tmp_path: Path) -> None:
-    for name in ("samples.npz", "grid.png"):
-        out = tmp_path / name.replace(".", "_")
-        out.mkdir()
-        shutil.copy(written / name, out)
-        with pytest.raises(ValueError, match="already holds samples; choose another --out"):
-            attempt(teacher, out, {})
-        assert [path.name for path in out.iterdir()] == [name]
-    file = tmp_path / "file"
-    file.write_text("mine")
-    with pytest.raises(ValueError, match="is a file; --out is a folder"):
-        attempt(teacher, file, {})
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "request.json").write_text("{")
-    with pytest.raises(ValueError, match="request.json is damaged"):
-        attempt(teacher, broken, {})
-
-
-def test_room_for_shards_and_result_is_needed(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """1000 images of 64 bytes, twice."""
-    asked: list[Path] = []
-
-    def usage(free: int) -> Any:
-        return lambda path: asked.append(path) or shutil._ntuple_diskusage(10**9, 0, free)  # type: ignore[attr-defined]
-
-    monkeypatch.setattr("shutil.disk_usage", usage(127_999))
-    with pytest.raises(ValueError, match=r"needs 0.000128 GB for 1000 images .* make room"):
-        attempt(teacher, tmp_path / "a/s", {"num_samples": 1000, "steps": "2"})
-    assert asked == [tmp_path] and list(tmp_path.iterdir()) == []
-    monkeypatch.setattr("shutil.disk_usage", usage(128_000))
-    attempt(teacher, tmp_path / "a/s", {"num_samples": 1000, "steps": "2", "batch_size": 500})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,11 +13,12 @@ from jax.sharding import Mesh
 
 from lit_jax import sharding
 from lit_jax.commands.sample.checks import check_rows
-from lit_jax.commands.sample.job import sample
+from lit_jax.config.protocol import Protocol
+from lit_jax.config.sample import SampleConfig
 from lit_jax.models import registry
 from lit_jax.models.attention import MIXERS, mixer_class
-from lit_jax.sampling.drawing import Protocol
 from support import tiny_runs
+from support.sampling import sample
 
 GUIDED = Protocol(steps="4", cfg_scale=2.0, cfg_channels="all", seed=3)
 LATENTS: dict[str, Any] = {"input_size": (32, 8), "patch_size": 2, "in_channels": 4}
@@ -67,21 +67,25 @@ def test_images_do_not_depend_on_how_many_devices_share_one(
 
 
 REFUSALS: dict[str, tuple[str, dict[str, Any], int, str]] = {
-    "none": ("LiT", {}, 0, "sequence 0 must be at least 1"),
+    "none": ("LiT", {}, 0, "sequence is 0; it must be an integer of at least 1"),
     "rows": ("LiT", {}, 3, "sequence 3 does not divide the 16 rows of tokens of m"),
-    "strips": ("CLEAR", {"window_size": 2}, 4, "radius 2 need a multiple of 8: choose a smaller"),
-    "patches": ("CLEAR", {"window_size": 2, "down_factor": 16}, 2, "need a multiple of 16"),
-    "scan": ("DiG", {}, 2, "the mixer 'gated' of m goes through its tokens one after the other"),
+    "strips": ("CLEAR", {"window_size": 2}, 4, "'window' needs a multiple of 8: choose a smaller"),
+    "patches": (
+        "CLEAR",
+        {"window_size": 2, "down_factor": 16, "input_size": (32, 32)},
+        2,
+        "needs a multiple of 16",
+    ),
+    "scan": ("DiG", {}, 2, "the mixer 'gated' of m scans its tokens one after the other"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_rows_that_devices_cannot_share(case: str) -> None:
     family, fields, sequence, named = REFUSALS[case]
-    config: Any = registry.model_config(family, **(tiny_runs.SIZE | LATENTS | fields))
-    order: Any = SimpleNamespace(model="m", sequence=sequence)
+    network: Any = registry.model_config(family, **(tiny_runs.SIZE | LATENTS | fields))
     with pytest.raises(ValueError, match=named):
-        check_rows(config, order)
+        check_rows(SampleConfig("m", "out", 1, sequence=sequence), network)
 
 
 @pytest.mark.parametrize(

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from lit_jax.sampling.shards import Member, Shards, merge, write_npz
+from lit_jax.commands.sample.job import merge
+from lit_jax.runs.output import Output
+from lit_jax.sampling.shards import Shards
+from lit_jax.storage.npz import Member, write_npz
 
 
 @pytest.mark.parametrize("count,size", [(10, 4), (8, 4), (3, 4), (1, 1)])
-def test_shards_cover_every_image_once(tmp_path: Path, count: int, size: int) -> None:
-    shards = Shards(tmp_path, count, size)
+def test_shards_cover_every_image_once(count: int, size: int) -> None:
+    shards = Shards(count, size)
     spans = [shards.span(number) for number in range(len(shards))]
     assert [i for start, stop in spans for i in range(start, stop)] == list(range(count))
-    assert len({shards.path(number) for number in range(len(shards))}) == len(shards)
+    assert len({shards.name(number) for number in range(len(shards))}) == len(shards)
 
 
-def test_what_is_not_on_disk_is_pending(tmp_path: Path) -> None:
-    shards = Shards(tmp_path, 10, 4)
-    assert shards.pending() == [0, 1, 2]
-    shards.write(1, {"images": np.full((4, 2, 2, 1), 7, np.uint8)})
-    assert shards.pending() == [0, 2]
-    assert shards.read(1, "images").max() == 7
-    with pytest.raises(ValueError, match=r"00001-of-00003.npz is damaged .*'latents.* remove it"):
-        shards.read(1, "latents")
-    half = tmp_path / "shards/.00002-of-00003.npz.123.tmp"
+def missing(shards: Shards, out: Output) -> list[int]:
+    return out.missing(range(len(shards)), lambda number: out.has(shards.name(number)))
+
+
+def test_what_is_not_on_disk_is_missing(tmp_path: Path) -> None:
+    shards, folder = Shards(10, 4), tmp_path / "out"
+    with Output.open(folder, {"count": 10}, "sample.json") as out:
+        out.begin()
+        assert missing(shards, out) == [0, 1, 2]
+        out.save(shards.name(1), images=np.full((4, 2, 2, 1), 7, np.uint8))
+        assert missing(shards, out) == [0, 2]
+        assert out.load(shards.name(1), "images")["images"].max() == 7
+        message = r"00001-of-00003.npz is damaged .*'latents.* remove it"
+        with pytest.raises(ValueError, match=message):
+            out.load(shards.name(1), "latents")
+    half = folder / "shards/.00002-of-00003.npz.123.tmp"
     half.write_bytes(b"half")
-    mine = tmp_path / "mine.tmp"
+    mine = folder / "mine.tmp"
     mine.write_text("not of the job")
-    shards.remove_leftovers()
-    assert not half.exists() and mine.exists() and shards.pending() == [0, 2]
-    shards.remove()
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.tmp"]
+    with Output.open(folder, {"count": 10}, "sample.json") as out:
+        out.begin()
+        assert not half.exists() and mine.exists() and missing(shards, out) == [0, 2]
+        out.close(lambda: {"done": True})
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["mine.tmp", "request.json", "sample.json"]
 
 
 def test_the_same_bytes_as_numpy(tmp_path: Path) -> None:
@@ -61,13 +75,15 @@ def test_an_error_keeps_the_old_file(tmp_path: Path) -> None:
 def test_merging_holds_one_shard_in_memory(tmp_path: Path) -> None:
     """40 shards of 1 MB."""
     shape, size = (64, 64, 3), 85
-    shards = Shards(tmp_path, 40 * size, size)
-    for number in range(40):
-        shards.write(number, {"images": np.full((size, *shape), number, np.uint8)})
-    tracemalloc.start()
-    merge(shards, {"images": shape}, None)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    shards = Shards(40 * size, size)
+    job: Any = SimpleNamespace(shards=shards, shapes={"images": shape})
+    with Output.open(tmp_path, {}, "sample.json") as out:
+        for number in range(40):
+            out.save(shards.name(number), images=np.full((size, *shape), number, np.uint8))
+        tracemalloc.start()
+        merge(job, out, None)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
     assert peak < 12 * size * 64 * 64 * 3
     with np.load(tmp_path / "samples.npz") as samples:
         assert list(samples) == ["arr_0"]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_jax.checkpoints.folder import load_model, load_model_dir, save_model_dir
-from lit_jax.checkpoints.identity import vae_identity
-from lit_jax.commands.sample.job import sample
+from lit_jax.checkpoints.model_folder import load_model
+from lit_jax.checkpoints.writing import save_model_dir
+from lit_jax.config.protocol import Protocol
 from lit_jax.data.transforms import to_uint8
-from lit_jax.sampling.drawing import Protocol
 from support import autoencoder_cases, tiny_runs
+from support.models import load_model_dir, vae_identity
+from support.sampling import sample
 
 COUNT, PROTOCOL = 21, Protocol(steps="3", seed=2)
 
@@ -53,7 +54,7 @@ def decoded(latent_model: Path, vae: Path, tmp_path_factory: pytest.TempPathFact
         shard_size=16,
         decode_batch_size=1,
     )
-    assert any("does not say which VAE it was trained with; taking tiny-vae" in t for t in said)
+    assert any("does not record its VAE; tiny-vae is used" in t for t in said)
     return out
 
 
@@ -109,7 +110,7 @@ def test_the_vae_a_model_names_is_accepted(vae: Path, tmp_path: Path) -> None:
     model = naming(tmp_path / "m", vae, id="another name")
     said: list[str] = []
     sample(model, tmp_path / "s", 2, PROTOCOL, log=said.append, vae=vae)
-    assert not any("does not say" in text for text in said)
+    assert not any("does not record" in text for text in said)
     record = json.loads((tmp_path / "s/sample.json").read_text())
     assert record["vae_named_by_model"] is True
 
@@ -123,8 +124,8 @@ def test_the_vae_a_model_names_is_accepted(vae: Path, tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no vae": ({}, r"is a model of latents \(4 channels\): give the folder of its VAE with --vae"),
     "missing": ({"vae": "nowhere"}, "nowhere is not a model folder"),
-    "no network": ({"vae": "latent"}, "holds a DiT; --vae needs an AutoencoderKL"),
-    "channels": ({"vae": "eight"}, "has latents of 8 channels, .* makes 4"),
+    "no network": ({"vae": "latent"}, r"--vae .* holds a DiT; a VAE \(AutoencoderKL\) is needed"),
+    "channels": ({"vae": "eight"}, "has latents of 8 channels, .* has in_channels 4; give the VAE"),
     "image": ({"vae": "two"}, "makes images of 2 channels; 1 or 3 can be written"),
     "weights": ({"vae": "wide", "model": "naming"}, "belong to the VAE tiny-vae .* is wide "),
     "scale": ({"vae": "vae", "model": "rescaled"}, "scale 0.5.* is tiny-vae"),
@@ -153,7 +154,7 @@ def folders(
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(folders: dict[str, Path], tmp_path: Path, case: str) -> None:
     changes, named = REFUSED[case]
-    given = {"model": "latent", "out": tmp_path / "s"} | changes
+    given: dict[str, Any] = {"model": "latent", "out": tmp_path / "s"} | changes
     given = {name: folders.get(value, value) for name, value in given.items()}
     with pytest.raises(ValueError, match=named):
         sample(num_samples=COUNT, protocol=PROTOCOL, log=print, shard_size=16, **given)

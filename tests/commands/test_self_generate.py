@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_jax.checkpoints.folder import load_model_dir
-from lit_jax.checkpoints.identity import params_sha256, vae_identity
-from lit_jax.commands.sample.job import sample
+from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.commands.self_generate.job import self_generate
 from lit_jax.commands.train import job as train_job
 from lit_jax.config import DataConfig, DistillConfig, ModelSpec, TrainConfig
+from lit_jax.config.protocol import Protocol
 from lit_jax.config.self_generate import SelfGenerateConfig
 from lit_jax.data.latents import reader as latents
 from lit_jax.data.latents.schema import DRAWN, LatentSchema, read_schema
 from lit_jax.runs import requests
-from lit_jax.sampling.drawing import Protocol
 from lit_jax.training.metrics import read_trace
 from support import kills, latent_cases, tiny_runs
+from support.models import load_model_dir, vae_identity
+from support.sampling import sample
 
 COUNT = 11
 PROTOCOL: dict[str, Any] = {"sampler": "ddim", "steps": "3", "cfg_scale": 2.0, "seed": 5}
@@ -72,7 +72,8 @@ def test_examples_are_those_of_sample(
     """Bit for bit, with their labels; and everything that defines them is in the schema."""
     protocol = Protocol("ddim", "3", 2.0, seed=5)
     expected = sample(
-        *(latent_model, tmp_path / "s", COUNT, protocol, (), 3, lambda _: None),
+        *(latent_model, tmp_path / "s", COUNT, protocol),
+        batch_size=3,
         save_latents=True,
         shard_size=4,
     )
@@ -107,13 +108,13 @@ def test_training_sees_the_samples_unchanged(drawn: Path, vae: Path, tmp_path: P
     run = train_job.check(config, tmp_path / "run", lambda text: None)
     for step in range(2):
         batch, seen = next(run.data), set()
-        x_start = np.asarray(run.facts.start_of(batch, jax.random.key(step)))
+        x_start = np.asarray(run.info.start_of(batch, jax.random.key(step)))
         for x_hxwxL, label in zip(x_start, batch["label"], strict=True):
             (index,) = np.flatnonzero((x_NxhxwxL == x_hxwxL).all(axis=(1, 2, 3)))
             assert labels[index] == label
             seen.add(int(index))
         assert seen == set(range(COUNT))
-    assert run.facts.vae == vae_identity(vae)  # which a student will record
+    assert run.info.vae == vae_identity(vae)  # which a student will record
     flipped = dataclasses.replace(config, data=dataclasses.replace(config.data, flip=True))
     with pytest.raises(ValueError, match="have no mirror images; set data.flip=False"):
         train_job.train(flipped, tmp_path / "flipped", lambda text: None)
@@ -126,7 +127,7 @@ def test_teacher_of_pixels(teacher: Path, vae: Path, tmp_path: Path) -> None:
     assert schema.vae == {} and schema.latent_shape == (8, 8, 1) and np.abs(x_NxHxWx1).max() > 1
     config = tiny_runs.run_config(tmp_path, data=DataConfig("drawn", str(tmp_path)))
     run = train_job.check(config, tmp_path / "run", lambda text: None)
-    assert run.facts.vae is None
+    assert run.info.vae is None
     batch = next(run.data)
     assert batch["image"].shape == (8, 8, 8, 1) and batch["image"].dtype == np.float32
     for image in batch["image"]:
@@ -202,10 +203,10 @@ def test_another_request_is_refused(
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "model": ({"model": "nowhere"}, "nowhere is not a model folder"),
-    "network": ({"model": "{vae}"}, "holds a AutoencoderKL; a denoiser"),
-    "no vae": ({"vae": ""}, "does not say which VAE its latents of 4 channels belong to; give"),
+    "network": ({"model": "{vae}"}, "holds an AutoencoderKL; a denoiser"),
+    "no vae": ({"vae": ""}, "does not record which VAE its latents of 4 channels belong to; give"),
     "vae": ({"vae": "{latent_model}"}, "holds a DiT; a VAE"),
-    "channels": ({"vae": "{wide}"}, "has latents of 3 channels, .* makes 4; give the VAE it was"),
+    "channels": ({"vae": "{wide}"}, "has latents of 3 channels, .* in_channels 4; give the VAE"),
     "pixels": ({"model": "{teacher}"}, r"is a model of pixels \(1 channels\); leave it empty"),
     "sampler": ({"sampler": "dpm"}, "unknown sampler 'dpm'"),
     "policy": ({"label_policy": "even"}, "unknown label policy 'even'"),
@@ -213,7 +214,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prompts": ({"prompt_file": "p.txt"}, "prompt_file is p.txt, but .* on class labels; leave it"),
     "size": ({"size": (16, 16)}, r"size is \(16, 16\), but .* on class labels"),
     "seed": ({"seed": -1}, "seed -1 is not in 0"),
-    "out": ({"out": "{vae}"}, "holds something else"),
+    "out": ({"out": "{vae}"}, "and no request.json"),
 }
 
 
@@ -259,7 +260,7 @@ def test_full_disk_and_broken_weights(
         with pytest.raises(ValueError, match="GB for 11 examples, 1e-06 GB are free; make room"):
             self_generate(config_for(latent_model, vae), tmp_path / "out", lambda _: None)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(FloatingPointError, match=r"image 0 \(label 0\) is not finite"):
+    with pytest.raises(FloatingPointError, match=r"example 0 is not finite"):
         config = config_for(latent_model, vae, cfg_scale=1e38)
         self_generate(config, tmp_path / "out", lambda _: None)
     assert not list((tmp_path / "out").rglob("*array_record*"))

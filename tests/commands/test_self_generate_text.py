@@ -13,8 +13,6 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import text_encoder_identity, vae_identity
 from lit_jax.commands.generate.job import generate
 from lit_jax.commands.self_generate.job import self_generate
 from lit_jax.commands.train import job as train_job
@@ -36,6 +34,7 @@ from lit_jax.sampling.text_features import load_text_encoder
 from lit_jax.training.metrics import read_trace
 from support import generate_cases, kills
 from support.generate_cases import PIXART, PROMPTS, Folders, pixels, prompt_file
+from support.models import load_model_dir, text_encoder_identity, vae_identity
 
 LENGTH = 30
 ASKED = (PROMPTS[2], PROMPTS[4], PROMPTS[2])
@@ -95,7 +94,7 @@ def test_images_of_generate_with_their_features(
         num_images=3, batch_size=2,
     )  # fmt: skip
     generate(asked, lambda _: None)
-    vae = with_params(*folder.load_model_dir(folders.vae))
+    vae = with_params(*load_model_dir(folders.vae))
     encoder = load_text_encoder(folders.text_encoder)
     found = examples_of(drawn)
     assert len(found) == COUNT
@@ -148,7 +147,7 @@ def student_config(drawn: Path, folders: Folders) -> TrainConfig:
 def test_training_sees_the_samples_unchanged(drawn: Path, folders: Folders, tmp_path: Path) -> None:
     run = train_job.check(student_config(drawn, folders), tmp_path / "run", lambda text: None)
     batch, found = next(run.data), examples_of(drawn)
-    x_start = np.asarray(run.facts.start_of(batch, jax.random.key(0)))
+    x_start = np.asarray(run.info.start_of(batch, jax.random.key(0)))
     order = []
     for row, x_hxwxL in enumerate(x_start):
         (index,) = [i for i, e in enumerate(found) if (e["moments"][0] == x_hxwxL).all()]
@@ -178,11 +177,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no prompts": ({"prompt_file": ""}, "draws from captions; give a file with one prompt per"),
     "empty file": ({"prompt_file": "/dev/null"}, "/dev/null holds no prompt"),
     "no encoder": ({"text": TextConfig()}, "give the model folder of its T5 .text.encoder"),
-    "another network": ({"text": TextConfig("{vae}")}, "holds a AutoencoderKL; a text encoder"),
+    "another network": ({"text": TextConfig("{vae}")}, "holds an AutoencoderKL; a text encoder"),
     "tokens": ({"text": TextConfig("{t5}", 20)}, "text.max_length is 20, .* takes 30 tokens; set"),
     "size": ({"size": (10, 16)}, r"size is \(10, 16\); height and width must be multiples of 4"),
     "sampler": ({"sampler": "dpm"}, "unknown sampler 'dpm'"),
-    "no vae": ({"vae": ""}, "does not say which VAE"),
+    "no vae": ({"vae": ""}, "does not record which VAE"),
 }
 
 
@@ -205,6 +204,6 @@ def test_a_student_trains_on_them(drawn: Path, folders: Folders, tmp_path: Path)
     lines = read_trace(workdir / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["noise_distillation"] > 0 for line in lines)
-    _, params = folder.load_model_dir(workdir)
+    _, params = load_model_dir(workdir)
     null_LxD = read_null_caption(drawn, read_schema(drawn))
     np.testing.assert_array_equal(params["y_embedder"]["null_caption"], null_LxD)

@@ -1,4 +1,4 @@
-"""The compiled text-to-image sampler: what its images depend on."""
+"""The compiled sampler on captions: what its images depend on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pytest
 
 from lit_jax import sharding
 from lit_jax.config import MeshConfig
+from lit_jax.config.protocol import CAPTIONS
 from lit_jax.diffusion.gaussian import create_process
 from lit_jax.diffusion.guidance import guided
 from lit_jax.diffusion.samplers import SAMPLERS, per_image_noise
 from lit_jax.models.conditions import TextCondition
 from lit_jax.models.functional import abstract_params, apply_fn, shardings
-from lit_jax.sampling.text_drawing import (
-    TextProtocol,
+from lit_jax.sampling.sampler import (
     check_protocol,
-    make_text_sampler,
+    function_evaluations,
+    make_sampler,
     prompt_keys,
 )
 from support.attention_cases import random_like
@@ -28,7 +29,7 @@ from support.pixart_cases import tiny
 
 COUNT, LENGTH = 5, 4
 CONFIG = tiny(in_channels=4, depth=2)
-PROTOCOL = TextProtocol(steps="3", seed=2)
+PROTOCOL = dataclasses.replace(CAPTIONS, steps="3", seed=2)
 
 
 def inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -52,11 +53,13 @@ def drawn(devices: int, batch_size: int, progress: Any = None, **changes: Any) -
     abstract = abstract_params(CONFIG)
     params = jax.device_put(random_like(abstract), shardings(CONFIG, mesh))
     protocol = dataclasses.replace(PROTOCOL, **changes)
-    draw = make_text_sampler(CONFIG, protocol, mesh, (6, 4), progress)
+    draw = make_sampler(CONFIG, protocol, mesh, (6, 4), progress=progress)
     parts = []
     for first in range(0, COUNT, batch_size):
         index_B = np.minimum(np.arange(first, first + batch_size), COUNT - 1)
-        parts.append(np.asarray(draw(params, *select(index_B)))[: COUNT - first])
+        latents, decoded = draw(params, None, *select(index_B))
+        assert decoded is None
+        parts.append(np.asarray(latents)[: COUNT - first])
     return np.concatenate(parts)
 
 
@@ -94,8 +97,8 @@ def test_keys_are_functions_of_seed_prompt_and_number() -> None:
 
 
 def test_function_evaluations() -> None:
-    assert TextProtocol().function_evaluations() == 40
-    assert TextProtocol(cfg_scale=1.0, steps="14").function_evaluations() == 14
+    assert function_evaluations(CAPTIONS) == 40
+    assert function_evaluations(dataclasses.replace(CAPTIONS, cfg_scale=1.0, steps="14")) == 14
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_function_evaluations() -> None:
     [
         ({"sampler": "dpm"}, "unknown sampler 'dpm'"),
         ({"cfg_channels": "two"}, "unknown guidance channels 'two'"),
-        ({"cfg_scale": float("inf")}, "guidance is inf; it must be a finite number"),
+        ({"cfg_scale": float("inf")}, "cfg_scale is inf; it must be a finite number"),
         ({"seed": 2**32}, "seed 4294967296 is not in 0..4294967295"),
         ({"steps": "ddim50"}, "'ddim50' pick timesteps, but a DPM solver chooses its own"),
         ({"steps": "2000", "sampler": "ddim"}, "asks for 2000 steps of a section of 1000"),

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.checkpoints.folder import save_model_dir
 from lit_jax.checkpoints.quantise import quantise_t5
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.functional import apply_fn, init_params
 from lit_jax.models.registry import model_config
 from lit_jax.models.t5.config import TOKENIZER_FILE

@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 from lit_jax import sharding
-from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.train import callbacks as train_callbacks
 from lit_jax.commands.train import job
-from lit_jax.config import InheritConfig, SampleConfig
+from lit_jax.config import GridConfig, InheritConfig
 from lit_jax.training.metrics import read_trace
 from support import tiny_runs
+from support.models import load_model_dir
 from support.train_runs import (
     AHEAD,
     EVERY,
@@ -72,7 +73,7 @@ def test_killed_and_stopped_run_equals_an_uninterrupted_one(data_dir: Path, tmp_
     assert reproducible(broken) == expected
     assert checkpoints(broken) == [TOTAL - EVERY, TOTAL]
     assert len(list((broken / "checkpoints").iterdir())) == 2  # nothing unfinished is left over
-    (_, params), (_, wanted) = map(folder.load_model_dir, (broken, whole))
+    (_, params), (_, wanted) = map(load_model_dir, (broken, whole))
     for found, array in zip(*map(jax.tree.leaves, (params, wanted)), strict=True):
         np.testing.assert_array_equal(found, array)
 
@@ -112,7 +113,7 @@ def test_two_processes_equal_one(data_dir: Path, teacher: Path, tmp_path: Path) 
     for first, second in zip(*traces, strict=True):
         for name in first.keys() - {"clock", "gradient_norm"}:
             np.testing.assert_allclose(first[name], second[name], rtol=1e-5, err_msg=name)
-    (_, params), (_, wanted) = map(folder.load_model_dir, (two, one))
+    (_, params), (_, wanted) = map(load_model_dir, (two, one))
     for found, array in zip(*map(jax.tree.leaves, (params, wanted)), strict=True):
         np.testing.assert_allclose(found, array, rtol=1e-5, atol=1e-5)
 
@@ -132,10 +133,10 @@ def test_two_processes_equal_one(data_dir: Path, teacher: Path, tmp_path: Path) 
 
 def spoiled(tmp_path: Path, path: str, block: int, value: float) -> str:
     """An unconditional model folder with one block's parameter replaced by `value`."""
-    config, params = folder.load_model_dir(tiny_runs.save_model(tmp_path / "good", num_classes=0))
+    config, params = load_model_dir(tiny_runs.save_model(tmp_path / "good", num_classes=0))
     group, layer, name = path.split("/")
     params["blocks"][group][layer][name][block] = value
-    folder.save_model_dir(tmp_path / "source", config, params, {})
+    save_model_dir(tmp_path / "source", config, params, {})
     return str(tmp_path / "source")
 
 
@@ -203,7 +204,7 @@ def test_unconditional_model_trains(data_dir: Path, tmp_path: Path) -> None:
         data_dir,
         num_classes=0,
         total_steps=1,
-        sample=SampleConfig(every=1, count=2, steps="ddim2", cfg_scale=1.5),
+        sample=GridConfig(every=1, count=2, steps="ddim2", cfg_scale=1.5),
     )
     job.train(config, tmp_path / "run", lambda text: None)
     assert len(read_trace(tmp_path / "run" / "metrics.jsonl")) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lit_jax.commands.train import job
-from lit_jax.config import DistillConfig, InheritConfig, OptimizerConfig, SampleConfig
+from lit_jax.config import DistillConfig, GridConfig, InheritConfig, OptimizerConfig
 from support import tiny_runs
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -36,7 +36,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "unknown inheritance policy 'al'; did you mean 'all'",
     ),
     "freeze": ({"inherit": InheritConfig(freeze=("nothing",))}, "'nothing' matches no parameter"),
-    "grids": ({"sample": SampleConfig(every=1, sampler="dpm")}, "unknown sampler 'dpm'"),
+    "grids": ({"sample": GridConfig(every=1, sampler="dpm")}, "unknown sampler 'dpm'"),
     "schedule": ({"optimizer": OptimizerConfig(schedule="cos")}, "unknown optimizer.schedule"),
     "reading": (
         {"distill": DistillConfig(teacher="{big}", variance_reading="sigma")},

@@ -14,12 +14,12 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from configs import common
-from lit_jax.checkpoints import folder
 from lit_jax.commands.train import job
 from lit_jax.config import DistillConfig, InheritConfig, ModelSpec, TrainConfig, from_mapping
 from lit_jax.training import checkpoint
 from lit_jax.training.metrics import read_trace
 from support import tiny_runs
+from support.models import load_model_dir
 
 # The digits in 4 x 4 tokens: a radius of 6 sees everything, one of 2 nine tokens at most.
 SIZE = tiny_runs.SIZE | {"patch_size": 2}
@@ -89,7 +89,7 @@ def test_training_of_the_attention_brings_it_back(
     for line, expected in zip(again, lines, strict=True):
         assert {**line, "clock": None} == {**expected, "clock": None}
 
-    source = flat(folder.load_model_dir(softmax)[1])
+    source = flat(load_model_dir(softmax)[1])
     states = [stored_state(config, workdir) for workdir in (whole, broken)]
     for part in ("params", "ema"):
         found, other = (flat(getattr(state, part)) for state in states)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lit_jax.commands.sample.job import sample
 from lit_jax.commands.train import job
 from lit_jax.config import ModelSpec
-from lit_jax.sampling.drawing import Protocol
+from lit_jax.config.protocol import Protocol
 from lit_jax.training.metrics import read_trace
 from support import tiny_runs
+from support.sampling import sample
 
 
 @pytest.mark.slow

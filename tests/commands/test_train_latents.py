@@ -16,14 +16,14 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import vae_identity
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.commands.train import job
 from lit_jax.config import DataConfig, ModelSpec, TrainConfig
 from lit_jax.training.metrics import read_trace
 from lit_jax.training.step import noised_example
 from support import latent_cases, tiny_runs
 from support.latent_cases import NAME
+from support.models import load_model_dir, vae_identity
 from support.train_runs import (
     checkpoints,
     experiment,
@@ -68,7 +68,7 @@ def test_three_steps(latents: DataConfig, tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2, 3]
     # A new model predicts no noise at all.
     assert lines[0]["mse"] == pytest.approx(1, abs=0.2)
-    assert folder.read_denoiser_config(tmp_path / "run").in_channels == 4
+    assert ModelFolder(tmp_path / "run").config.in_channels == 4
     job.train(run_config(latents, total_steps=3), tmp_path / "run", said.append)
     assert "nothing to do: total_steps is 3, step 3 is reached" in said[-1]
 
@@ -243,7 +243,7 @@ def test_resume_on_another_number_of_processes(latents: DataConfig, tmp_path: Pa
                 output = tiny_runs.run(command, devices=devices)
             assert ("resumed at step 3 " in output) == (total == 6)
         traces[name] = read_trace(tmp_path / name / "metrics.jsonl")
-        params[name] = folder.load_model_dir(tmp_path / name)[1]
+        params[name] = load_model_dir(tmp_path / name)[1]
     for name in runs:
         assert [line["step"] for line in traces[name]] == [1, 2, 3, 4, 5, 6]
         for found, wanted in zip(traces[name], traces["one"], strict=True):

@@ -12,23 +12,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.folder import save_model_dir
-from lit_jax.checkpoints.recorded import TEXT_ENCODER, VAE, recorded_text_encoder, recorded_vae
+from lit_jax.checkpoints.identity import TEXT_ENCODER, VAE
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.train import job
 from lit_jax.config import (
     DataConfig,
     DistillConfig,
+    GridConfig,
     InheritConfig,
     ModelSpec,
     OptimizerConfig,
-    SampleConfig,
     TrainConfig,
 )
 from lit_jax.models import registry
 from lit_jax.training.metrics import read_trace
 from support import latent_cases, tiny_runs
 from support.latent_cases import NAME, TEXT
+from support.models import load_model_dir
 from support.train_runs import reproducible
 
 SIZE: dict[str, Any] = {
@@ -95,14 +96,14 @@ def test_walk(captioned: DataConfig, pixart: Path, tmp_path: Path) -> None:
     assert all(line["noise_distillation"] > 0 for line in lines)
     report = json.loads((workdir / "inheritance.json").read_text())
     assert "y_embedder/null_caption" in report["frozen"]
-    assert recorded_vae(workdir) is not None
-    found = recorded_text_encoder(workdir)
+    assert ModelFolder(workdir).vae is not None
+    found = ModelFolder(workdir).text_encoder
     assert found is not None and found.sha256 == TEXT["encoder"]["sha256"]
 
-    _, params = folder.load_model_dir(workdir)
+    _, params = load_model_dir(workdir)
     # The encoding of the empty prompt of the data, not the source's, and never trained.
     np.testing.assert_array_equal(params["y_embedder"]["null_caption"], latent_cases.null_caption())
-    _, source = folder.load_model_dir(pixart)
+    _, source = load_model_dir(pixart)
     cross = params["blocks"]["cross_attn"]["q"]["kernel"]
     assert np.any(cross != source["blocks"]["cross_attn"]["q"]["kernel"])
     np.testing.assert_allclose(cross, source["blocks"]["cross_attn"]["q"]["kernel"], atol=1e-3)
@@ -166,7 +167,7 @@ def test_learns_from_captions(captioned: DataConfig, tmp_path: Path) -> None:
 def test_grid_is_drawn_for_captions_of_the_data(
     captioned: DataConfig, pixart: Path, tmp_path: Path
 ) -> None:
-    grid = SampleConfig(every=1, count=3, sampler="dpm_solver", steps="2", cfg_scale=4.5)
+    grid = GridConfig(every=1, count=3, sampler="dpm_solver", steps="2", cfg_scale=4.5)
     config = distilled(captioned, pixart, total_steps=1, sample=grid)
     job.train(config, tmp_path / "run", lambda text: None)
     with Image.open(tmp_path / "run" / "samples" / "0000001.png") as image:
@@ -174,7 +175,7 @@ def test_grid_is_drawn_for_captions_of_the_data(
     for changes, message in (
         ({"sampler": "dpm"}, "sampler 'dpm'.*dpm_solver"),
         ({"steps": "ddim25"}, "steps 'ddim25' pick timesteps, but a DPM solver chooses its own"),
-        ({"cfg_scale": float("nan")}, "guidance is nan; it must be a finite number"),
+        ({"cfg_scale": float("nan")}, "cfg_scale is nan; it must be a finite number"),
         ({"count": 100}, "batch_size 100 exceeds the 23 examples"),
     ):
         bad = dataclasses.replace(config, sample=dataclasses.replace(grid, **changes))
@@ -228,7 +229,7 @@ def test_origins_of_other_models_must_be_those_of_the_data(
 ) -> None:
     """A teacher, or a source, that remembers another VAE or text encoder."""
     stranger = tmp_path / "stranger"
-    config, params = folder.load_model_dir(pixart)
+    config, params = load_model_dir(pixart)
     save_model_dir(stranger, config, params, {"source": "random"})
     content = json.loads((stranger / "config.json").read_text())
     known = json.loads((Path(captioned.data_dir) / NAME / "schema.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from lit_jax.commands.evaluate.inputs import open_samples
 from lit_jax.commands.generate import checks as generate_checks
 from lit_jax.commands.generate import memory as generate_memory
 from lit_jax.commands.generate.job import generate
-from lit_jax.commands.sample.job import sample
+from lit_jax.config.generate import GenerateConfig
+from lit_jax.config.protocol import CAPTIONS, Protocol
 from lit_jax.models.pixart.config import KVCompressConfig, PixArtConfig
-from lit_jax.sampling.drawing import Protocol
 from support import generate_cases, tiny_runs
 from support.golden_cases import relative_error
+from support.sampling import sample
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -106,17 +108,24 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> generate_cases.Folders:
     return generate_cases.save_all(tmp_path_factory.mktemp("folders"), depth=1, qk_norm=True)
 
 
+def request(folders: generate_cases.Folders, out: Path, **changes: Any) -> GenerateConfig:
+    """An image in two steps without guidance."""
+    asked = folders.names() | {"out": str(out), "prompt": generate_cases.PROMPTS[0]} | changes
+    protocol = dataclasses.replace(CAPTIONS, steps="2", cfg_scale=1.0)
+    return GenerateConfig(**asked, dtype="float32", protocol=protocol)
+
+
 def test_generate_with_windows(folders: generate_cases.Folders, tmp_path: Path) -> None:
     drawn = {}
     for name, windows in (("plain", {}), ("small", {"window_size": 2})):
         said: list[str] = []
         out = tmp_path / f"{name}.png"
-        config = generate_cases.config_for(folders, out, steps="2", guidance=1.0, **windows)
+        config = request(folders, out, **windows)
         drawn[name] = generate_cases.pixels(generate(config, said.append))
         noted = any("distance below" in line for line in said)
         assert noted == bool(windows)
     assert np.abs(drawn["small"] - drawn["plain"]).max() > 2
-    changed = generate_cases.config_for(folders, tmp_path / "small.png", steps="2", guidance=1.0)
+    changed = request(folders, tmp_path / "small.png")
     with pytest.raises(ValueError, match="architecture.mixer"):
         generate(changed, silent)
 
@@ -125,12 +134,12 @@ def test_generate_refuses(folders: generate_cases.Folders, tmp_path: Path) -> No
     """The grid is that of the images asked for; compressed keys leave no window."""
     out = tmp_path / "a.png"
     windows = {"window_size": 2, "down_factor": 2}
-    odd = generate_cases.config_for(folders, out, size=(48, 32), **windows | {"down_factor": 3})
+    odd = request(folders, out, size=(48, 32), **windows | {"down_factor": 3})
     with pytest.raises(ValueError, match="token grid .* does not divide .* down_factor 3"):
         generate_checks.check(odd)
     compressed = KVCompressConfig("ave", 2, (0,))
     denoiser = generate_cases.save_pixart(tmp_path / "p", kv_compress_config=compressed)
-    config = generate_cases.config_for(folders, out, model=str(denoiser), **windows)
+    config = request(folders, out, model=str(denoiser), **windows)
     with pytest.raises(ValueError, match="compresses them in 1 layers; leave it out"):
         generate_checks.check(config)
 

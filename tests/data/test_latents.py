@@ -170,10 +170,10 @@ def spoil(folder: Path, case: str) -> None:
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        ("count", "holds 23 train examples, its schema says 24"),
+        ("count", "holds 23 train examples, its schema records 24"),
         ("file", "lacks 1 of 3 files, among them latents-train.array_record-00001-of-00003"),
         ("cut", "the 3 files in .* have .* bytes, not .*; copy the folder again"),
-        ("info", "1.0.0 is not a whole data set .*copy the folder again"),
+        ("info", "1.0.0 is not a complete data set .*copy the folder again"),
         ("shape", r"do not hold moments \(2, 8, 4, 8\) float32"),
         ("schema", "unknown data set 'tiny_latents'.*holds no latents.*lit_jax encode"),
     ],

@@ -165,10 +165,10 @@ def test_empty_caption(squares: Path, tmp_path: Path, vae: Path) -> None:
     np.testing.assert_array_equal(null, latent_cases.null_caption())
     folder = write(tmp_path / "other", vae)
     write_array(folder / NULL_CAPTION, null[:4])
-    with pytest.raises(ValueError, match=r"float32 \(4, 6\), the schema asks for float32 \(5, 6\)"):
+    with pytest.raises(ValueError, match=r"float32 \(4, 6\), the schema requires float32 \(5, 6\)"):
         read_null_caption(folder, schema)
     write_array(folder / NULL_CAPTION, null.astype(np.float64))
-    with pytest.raises(ValueError, match=r"is float64 \(5, 6\), the schema asks for float32"):
+    with pytest.raises(ValueError, match=r"is float64 \(5, 6\), the schema requires float32"):
         read_null_caption(folder, schema)
     (folder / NULL_CAPTION).write_bytes(b"x")
     with pytest.raises(ValueError, match="null_caption.npy cannot be read"):
@@ -259,10 +259,10 @@ def test_damaged_buckets(tmp_path: Path, vae: Path) -> None:
     numbers = np.load(folder / BUCKETS)
     for wrong in (numbers[:-1], numbers + 1):
         write_array(folder / BUCKETS, wrong)
-        with pytest.raises(ValueError, match="does not say which of 3 buckets each of 23 examples"):
+        with pytest.raises(ValueError, match="an index below 3 for each of 23 examples"):
             stream(tmp_path)
     write_array(folder / BUCKETS, np.zeros_like(numbers))
-    with pytest.raises(ValueError, match=r"shape \(1, \d, \d, 8\) where \(1, 4, 4, 8\) should be"):
+    with pytest.raises(ValueError, match=r"shape \(1, \d, \d, 8\) instead of \(1, 4, 4, 8\)"):
         next(stream(tmp_path, 20))
     (folder / BUCKETS).unlink()
     with pytest.raises(ValueError, match="buckets.npy cannot be read"):

@@ -18,10 +18,11 @@ import pytest
 from PIL import Image
 
 from configs import digits_roadmap
-from lit_jax.checkpoints import folder
 from lit_jax.checkpoints.identity import params_sha256
+from lit_jax.checkpoints.writing import save_model_dir, write_config
 from lit_jax.models import registry
 from support import tiny_runs
+from support.models import load_model_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ("relu", "lambda.5_.05", "clear3_untrained")
@@ -135,10 +136,10 @@ def test_sources_are_the_checkpoints(
             state = {entry: stored[step, entry] for entry in ("params", "ema")}
             path = tmp_path / "run" / "checkpoints" / str(step) / "state"
             checkpointer.save(path, state | {"step": np.array(step), "opt_state": {}})
-    folder.write_config(tmp_path / "run", model, {})
+    write_config(tmp_path / "run", model, {})
     runs.save_sources(tmp_path / "run", tmp_path / "models")
     runs.save_sources(tmp_path / "run", tmp_path / "models")  # after an interruption
-    found = {p.name: folder.load_model_dir(p)[1] for p in (tmp_path / "models").iterdir()}
+    found = {p.name: load_model_dir(p)[1] for p in (tmp_path / "models").iterdir()}
     expected = {
         "source2": stored[2, "ema"],
         "source4": stored[4, "ema"],
@@ -266,9 +267,9 @@ def test_an_untrained_row_is_the_source_with_another_attention(demo: None, tmp_p
     config = runs.config_of(run)
     source = registry.model_config("DiT", **config.model.overrides | {"window_size": 8})
     params = tiny_runs.random_params(source, 0)
-    folder.save_model_dir(config.inherit.source, source, params, {"source": "test"})
+    save_model_dir(config.inherit.source, source, params, {"source": "test"})
     runs.save_untrained(config, tmp_path / "work")
-    found, stored = folder.load_model_dir(tmp_path / "work")
+    found, stored = load_model_dir(tmp_path / "work")
     assert (found.family, found.mixer, found.window_size) == ("CLEAR", "window", 2)
     assert params_sha256(stored) == params_sha256(params)
     assert runs.request_of(run)["train"]["total_steps"] == 0

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from demo.t2i import detector, models, prompts, report, shapes, train_text_encoder
-from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.model_folder import load_model
 from lit_jax.data.tokenizer import Tokenizer
 from lit_jax.models.autoencoder.model import AutoencoderKL
 from lit_jax.training.metrics import TRACE
@@ -80,9 +80,7 @@ def test_other_images_do_not_pass_for_these(walk: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> AutoencoderKL:
-    loaded: AutoencoderKL = folder.load_model(
-        models.prepare("vae", tmp_path_factory.mktemp("models"))
-    )
+    loaded: AutoencoderKL = load_model(models.prepare("vae", tmp_path_factory.mktemp("models")))
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""The golden DiT behind the golden diffusion numbers."""
+"""Golden DiT that the golden diffusion cases were computed with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.golden_cases import load_meta, load_state_dict
 
 @dataclass(frozen=True)
 class GoldenDiT:
-    """`dit_p2` of one golden folder: its parameters and its (compiled) function."""
+    """The model `dit_p2` of one golden folder: parameters and compiled function."""
 
     params: dict[str, Any]
     apply: Callable[..., jax.Array]
@@ -29,7 +29,7 @@ class GoldenDiT:
 
 @pytest.fixture(scope="session")
 def golden_dit() -> Callable[[Path], GoldenDiT]:
-    """Loads `dit_p2` from a golden folder; the compiled function is shared by all folders."""
+    """Return a loader of `dit_p2` of a golden folder; all folders share the compiled function."""
 
     @functools.cache
     def compiled(config: DiTConfig) -> Callable[..., jax.Array]:

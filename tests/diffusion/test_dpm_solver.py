@@ -23,6 +23,7 @@ from lit_jax.diffusion.dpm_solver import (
 from lit_jax.diffusion.gaussian import create_process, x_start_from_epsilon
 from lit_jax.diffusion.guidance import guided
 from lit_jax.diffusion.losses import Denoiser
+from lit_jax.diffusion.samplers import SAMPLERS
 from lit_jax.models.conditions import TextCondition
 from lit_jax.models.functional import apply_fn
 from lit_jax.models.pixart.config import PixArtConfig
@@ -43,20 +44,21 @@ ANALYTIC: dict[str, tuple[float, str, int, str]] = {
     "cfg4.5_20_o3": (4.5, "20", 3, "time_uniform"),
     "cfg4.5_20_o2_logsnr": (4.5, "20", 2, "logSNR"),
 }
+SAMPLER_OF = {"time_uniform": "dpm_solver", "logSNR": "dpm_solver_logsnr"}
 Seen = list[tuple[float, np.ndarray]]
 
 
 def never(i: jax.Array) -> jax.Array:
-    raise AssertionError("an ODE solver asked for noise")
+    raise AssertionError("an ODE solver called noise_fn")
 
 
 def fixed(steps: str) -> Any:
-    """A process of `steps` whose network has no variance channels."""
+    """Return a process of `steps` whose network has no variance channels."""
     return create_process(steps, var_type="fixed_small")
 
 
 def record(denoiser: Denoiser, seen: Seen) -> Denoiser:
-    """`denoiser`, reporting every time and state it is asked about."""
+    """Return `denoiser`, which then records every time and state it is called with."""
 
     def wrapped(x: jax.Array, t_B: jax.Array) -> jax.Array:
         assert t_B.dtype == jnp.float32
@@ -70,7 +72,7 @@ def record(denoiser: Denoiser, seen: Seen) -> Denoiser:
 
 @pytest.mark.parametrize("folder", SOURCES)
 def test_the_schedule_equals_the_official_one(folder: Path) -> None:
-    """Theirs is float32: where sigma is 0.01 it is cancelled to four digits, and so is lambda."""
+    """The official schedule is float32: at sigma 0.01 cancellation leaves four digits of lambda."""
     arrays = load_arrays(folder, "dpm_solver")
     u = arrays["schedule/t"].astype(np.float64)
     official_lambda = arrays["schedule/lambda"]
@@ -91,7 +93,7 @@ def test_the_schedule_equals_the_official_one(folder: Path) -> None:
 @pytest.mark.parametrize("folder", SOURCES)
 @pytest.mark.parametrize("case", ANALYTIC)
 def test_loops_equal_the_official_ones(folder: Path, case: str) -> None:
-    """The result, the times at which the model is asked, and every state where it is stored."""
+    """Compare the result, the times of the evaluations, and the states where they are stored."""
     arrays, meta = load_arrays(folder, "dpm_solver"), load_meta(folder, "dpm_solver")
     assert {f"analytic/{name}" for name in ANALYTIC} == {
         name for name in meta["cases"] if name.startswith("analytic/")
@@ -107,16 +109,17 @@ def test_loops_equal_the_official_ones(folder: Path, case: str) -> None:
 
     seen: Seen = []
     denoiser = record(guided(network, cond, null, scale, "all"), seen)
-    out = jax.jit(
-        lambda z: dpm_solver(denoiser, fixed(steps), z, never, order=order, spacing=spacing)
-    )(z)
+    sampler = SAMPLERS[SAMPLER_OF[spacing]]
+    out = jax.jit(lambda z: sampler(denoiser, fixed(steps), z, never, order=order))(z)
     jax.effects_barrier()
     assert relative_error(out, nhwc(arrays[f"analytic/{case}/out"])) < LOOP
     times = np.array([t for t, _ in seen])
-    # The ends of logSNR are lambdas, whose float32 digits the official sampler loses.
+    # The ends of logSNR are lambdas; the float32 of the official sampler cancels their digits.
     tolerance = 1e-5 if spacing == "logSNR" else 1e-6
     assert relative_error(times, arrays[f"analytic/{case}/model_times"]) < tolerance
     assert len(seen) == meta["cases"][f"analytic/{case}"]["nfe"]
+    if order == 2:
+        np.testing.assert_allclose(sampler.times(fixed(steps)), times, rtol=1e-6)
     if f"analytic/{case}/intermediates" in arrays:
         states = nhwc(arrays[f"analytic/{case}/intermediates"])
         assert len(states) == len(seen) + 1
@@ -126,7 +129,7 @@ def test_loops_equal_the_official_ones(folder: Path, case: str) -> None:
 
 
 def damped(denoiser: Denoiser) -> Denoiser:
-    """The network of the damped golden runs: the first four channels, tamed to unit scale."""
+    """Return the network of the damped golden runs: the first four channels, at unit scale."""
     level = jnp.asarray(np.sqrt(1.0 - FULL.alphas_cumprod), jnp.float32)
 
     def wrapped(x: jax.Array, t_B: jax.Array) -> jax.Array:
@@ -138,7 +141,7 @@ def damped(denoiser: Denoiser) -> Denoiser:
 
 @functools.cache
 def compiled_run(config: PixArtConfig, tame: bool) -> Callable[..., jax.Array]:
-    """f(params, z, cond, null): 20 steps with guidance 4.5."""
+    """Return f(params, z, cond, null): 20 steps with guidance 4.5."""
     network = apply_fn(config)
 
     def run(params: Any, z: jax.Array, cond: TextCondition, null: TextCondition) -> jax.Array:
@@ -153,7 +156,7 @@ def compiled_run(config: PixArtConfig, tame: bool) -> Callable[..., jax.Array]:
 @pytest.mark.parametrize(("folder", "case"), golden_sources_of("pixart_base", "pixart_ms"))
 @pytest.mark.parametrize("variant", ["raw", "damped"])
 def test_a_guided_pixart_equals_the_official_one(folder: Path, case: str, variant: str) -> None:
-    """All four channels are guided, and the null caption lies under the mask of the prompt."""
+    """Guide all four channels; the null caption has the mask of the prompt."""
     arrays = golden_arrays(folder, "dpm_solver")
     config, params = golden_model(folder, case)
     mask = arrays[f"{case}/mask"]
@@ -177,7 +180,7 @@ def test_a_guided_pixart_equals_the_official_one(folder: Path, case: str, varian
 def test_solvers_have_the_known_values(
     sampler: Callable[..., jax.Array], steps: str, total: float, first: list[float] | None
 ) -> None:
-    """A formula in place of a network; its condition is a number that is added."""
+    """Use a formula as network; its condition is a number that is added."""
     shape = (2, 4, 4, 4)
     x_T = jnp.asarray(nhwc(np.sin(0.21 * np.arange(np.prod(shape)).reshape(shape))), jnp.float32)
 
@@ -204,7 +207,7 @@ def test_the_schedule_has_the_known_values() -> None:
 @pytest.mark.parametrize("steps", ["6", "14", "20", "25"])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_every_step_equals_the_scheduler_of_diffusers(order: int, steps: str) -> None:
-    """Their states, fed by the same predictions. Orders of the last steps differ below 15 steps."""
+    """Compare the states for equal predictions; below 15 steps the last steps have other orders."""
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DPMSolverMultistepScheduler.from_config(

@@ -32,7 +32,7 @@ CLIPPED_STEP = 1e-4
 
 
 def waves(frequency: float, shape_NCHW: tuple[int, ...], offset: float = 0.0) -> np.ndarray:
-    """sin(frequency * k + offset) at flat NCHW index k, as NHWC float32."""
+    """Return sin(frequency * k + offset) at flat NCHW index k, as NHWC float32."""
     k = np.arange(np.prod(shape_NCHW)).reshape(shape_NCHW)
     return nhwc(np.sin(frequency * k + offset)).astype(np.float32)
 
@@ -141,7 +141,7 @@ def test_conversions_between_noise_and_image_are_inverse() -> None:
 
 
 def test_posterior_is_the_bayesian_one() -> None:
-    """q(x_{t-1} | x_t, x_0) from Bayes' rule on two Gaussians, in float64."""
+    """Compute q(x_{t-1} | x_t, x_0) by Bayes' rule on two Gaussians, in float64."""
     process, i, x_start, x_t = create_process("50"), 17, 0.3, -0.8
     alpha = 1.0 - process.betas[i]
     prior_mean = np.sqrt(process.alphas_cumprod_prev[i]) * x_start
@@ -155,7 +155,7 @@ def test_posterior_is_the_bayesian_one() -> None:
 
 
 def test_variance_types_span_the_learned_range() -> None:
-    """v = -1 is the posterior variance, v = +1 is beta, and v is not clamped outside."""
+    """Map v = -1 to the posterior variance and v = +1 to beta, without clamping."""
     i_B, x_t = jnp.array([0, 30]), waves(0.37, (2, 3, 2, 2))
     learned = create_process("50")
 
@@ -172,7 +172,7 @@ def test_variance_types_span_the_learned_range() -> None:
     np.testing.assert_allclose(lower, fixed("fixed_small"), rtol=1e-5)
     np.testing.assert_allclose(upper[1:], fixed("fixed_large")[1:], rtol=1e-5)
     np.testing.assert_allclose(log_variance(3.0) - upper, upper - lower, rtol=1e-4)
-    # The first step of "fixed_large" borrows the posterior variance of the second.
+    # The first step of "fixed_large" has the posterior variance of the second.
     np.testing.assert_allclose(fixed("fixed_large")[0], fixed("fixed_small")[0], rtol=1e-6)
     assert (upper[0] != fixed("fixed_large")[0]).all()
 

@@ -1,9 +1,9 @@
-"""Every sampler on data whose diffusion has a closed form, and how fast its error vanishes.
+"""Every sampler on data whose diffusion has a closed form, and its order of convergence.
 
-Orders of convergence are taken where a solver has its asymptotic behaviour. Even steps in time are
-long steps in lambda near the end, however many there are, and both solvers lower their order there:
-so with time-uniform steps the error is measured at the middle of the time, and over the whole run
-for steps that are even in lambda.
+Orders are measured where a solver has its asymptotic behaviour. Even steps in time are long steps
+in lambda near the end, for any number of steps, and both solvers lower their order there. With
+time-uniform steps the error is therefore measured at half of the time, and over the whole run for
+steps that are even in lambda.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def process_of(num_steps: int) -> GaussianProcess:
 
 
 def no_noise(i: jax.Array) -> jax.Array:
-    raise AssertionError("a deterministic sampler asked for noise")
+    raise AssertionError("a deterministic sampler called noise_fn")
 
 
 def noise_images() -> jax.Array:
@@ -62,12 +62,12 @@ def noise_images() -> jax.Array:
 
 
 def orders_between(counts: list[int], errors: list[Any]) -> np.ndarray:
-    """-d log(error) / d log(steps) between neighbouring counts."""
+    """Return -d log(error) / d log(steps) between neighbouring counts."""
     return -np.diff(np.log(errors)) / np.diff(np.log(counts))
 
 
 def error_at_middle(steps: SolverSteps) -> Any:
-    """Error of x = 1.3 after half of the steps."""
+    """Return the error of x = 1.3 after half of the steps."""
     n = len(steps.times_n)
     levels = list(zip(steps.alphas_n, steps.sigmas_n, strict=True))
     value = solve(steps, np.array(1.3), n // 2)
@@ -88,7 +88,7 @@ def test_solvers_converge_with_their_order(solver: str, order: int) -> None:
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_even_steps_in_lambda_converge_over_the_whole_run(order: int) -> None:
-    """The last steps, of lower order, are included: their share of the error cannot be seen."""
+    """Include the last steps, of lower order: their share of the error is negligible."""
     counts, x = [128, 256, 512], np.array(1.3)
     errors = [
         abs(
@@ -101,7 +101,7 @@ def test_even_steps_in_lambda_converge_over_the_whole_run(order: int) -> None:
 
 
 def test_the_third_order_update_loses_an_order_to_its_second_difference() -> None:
-    """With the full weight of the interpolating polynomial it has order 3, as published order 2."""
+    """Compare with the full weight of the interpolating polynomial, which has order 3, not 2."""
 
     def completed(steps: SolverSteps) -> SolverSteps:
         lambdas, weights = np.log(steps.alphas_n / steps.sigmas_n), steps.weights_nxk.copy()
@@ -165,8 +165,8 @@ COMPILED: dict[str, tuple[Callable[..., jax.Array], Callable[..., SolverSteps], 
 
 
 @pytest.mark.parametrize("case", COMPILED)
-def test_compiled_loops_do_what_the_float64_driver_does(case: str) -> None:
-    """So the orders above are those of the samplers. The ODE's own solution is near."""
+def test_compiled_loops_equal_the_float64_driver(case: str) -> None:
+    """Show that the orders above are those of the samplers, and that the ODE solution is near."""
     sampler, steps_of, end, tolerance = COMPILED[case]
     process, x_T = process_of(20), noise_images()
     x = np.asarray(x_T, np.float64)
@@ -181,7 +181,7 @@ SAMPLES = (64, 64, 32)  # of each of four images: half a million numbers
 
 
 def propagated(process: GaussianProcess, eta: float, variance_n: np.ndarray) -> tuple[Any, Any]:
-    """Exact mean and variance of the result: every step is affine and adds Gaussian noise.
+    """Return the exact mean and variance of the result; steps are affine and add Gaussian noise.
 
     x_{t-1} = sqrt(abar') x_0 + sqrt(1 - abar' - eta^2 beta~) epsilon + noise of that variance.
     """
@@ -201,7 +201,7 @@ def propagated(process: GaussianProcess, eta: float, variance_n: np.ndarray) -> 
 def check_moments(
     sampler: Callable[..., jax.Array], process: GaussianProcess, mean: float, variance: float
 ) -> None:
-    """Four standard errors of half a million samples: 0.003 for the mean, 0.8% of the variance."""
+    """Allow four standard errors of half a million samples: mean 0.003, variance 0.8%."""
     x_T, noise_fn = per_image_noise(image_keys(jax.random.key(1), jnp.arange(4)), SAMPLES)
     x_0 = jax.jit(lambda: sampler(process=process, x_T_BxHxWxC=x_T, noise_fn=noise_fn))()
     assert x_0.mean() == pytest.approx(mean, abs=4 * np.sqrt(variance / x_0.size))
@@ -220,7 +220,7 @@ def test_ddpm_and_ddim_have_their_exact_mean_and_variance() -> None:
     expected = {name: propagated(*case[1:]) for name, case in cases.items()}
     for name, (sampler, process, _, _) in cases.items():
         check_moments(functools.partial(sampler, denoiser), process, *expected[name])
-    # The test can tell them apart, and all are near the data.
+    # The cases differ measurably, and all are near the data.
     variances = [expected[name][1] for name in ("large", "eta 0.6", "eta 1")]
     assert (np.diff(variances) < -0.02 * DEVIATION**2).all()
     for mean, variance in expected.values():
@@ -238,8 +238,8 @@ def test_the_bias_of_stochastic_samplers_vanishes_with_order_one() -> None:
 
 
 def test_ddpm_with_the_best_variance_is_exact_in_any_number_of_steps() -> None:
-    """The true p(x_{t-1} | x_t) of Gaussian data is Gaussian: a network that knows its variance
-    samples the data itself, but for the noise that the last step leaves out."""
+    """Use the true p(x_{t-1} | x_t) of Gaussian data, which is Gaussian: with its variance the
+    sampler reproduces the data, except for the noise that the last step omits."""
     process = create_process("8")
     alpha, sigma = process.sqrt_alphas_cumprod, process.sqrt_one_minus_alphas_cumprod
     unknown = DEVIATION**2 * sigma**2 / spread(alpha, sigma)  # of x_0, given x_t

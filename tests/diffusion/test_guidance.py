@@ -1,4 +1,4 @@
-"""Classifier-free guidance: which channels, which timesteps, how many network evaluations."""
+"""Classifier-free guidance: channels, timesteps, and number of network evaluations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ COND, NULL = jnp.array([1.0, 2.0, 3.0]), jnp.zeros(B)
 
 
 def network(x: jax.Array, t_B: jax.Array, cond_B: jax.Array) -> jax.Array:
-    """Any function of image, time and condition with twice the channels."""
+    """Return some function of image, time and condition with twice the channels."""
     scale = (1.0 + cond_B + 1e-3 * t_B)[:, None, None, None]
     return jnp.concatenate([jnp.sin(scale * x), jnp.cos(scale * x)], axis=-1)
 
 
 class Counter:
-    """`network`, counting traced batch sizes and executed evaluations."""
+    """The function `network` with records of traced batch sizes and executed evaluations."""
 
     def __init__(self) -> None:
         self.traced: list[int] = []
@@ -115,7 +115,7 @@ def test_images_with_different_timesteps_follow_their_own() -> None:
 def test_evaluations_are_counted_exactly(
     scale: float, interval: tuple[int, int] | None, expected: int
 ) -> None:
-    """The steps of "20" are 0, 53, 105, ..., 473, ...: eight of them lie in [105, 473]."""
+    """Use "20", whose steps are 0, 53, 105, ..., 473, ...: eight of them lie in [105, 473]."""
     counter, process = Counter(), create_process("20")
     denoiser = guided(counter, COND, NULL, scale, "all", interval)
     jax.jit(lambda x: ddim(denoiser, process, x, lambda i: X))(X)
@@ -125,11 +125,13 @@ def test_evaluations_are_counted_exactly(
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("ddpm", 27), ("dpm_solver", 27), ("dpm_solver_diffusers", 28)]
+    ("name", "expected"),
+    [("ddpm", 27), ("dpm_solver", 27), ("dpm_solver_logsnr", 24), ("dpm_solver_diffusers", 28)],
 )
 def test_every_sampler_is_counted_at_its_own_times(name: str, expected: int) -> None:
-    """[100, 450] holds 105 to 421 of DDPM's timesteps, 149.85 to 449.55 of the fractional ones of
-    DPM-Solver, 7 each; the integer ones of diffusers begin with 100 and end with 450."""
+    """Count in [100, 450]: 105 to 421 of the timesteps of DDPM and 149.85 to 449.55 of the
+    fractional ones of DPM-Solver are 7 each, 138 to 399.3 of those even in lambda are 4; 100 to
+    450 of the integer ones of diffusers are 8."""
     counter, process = Counter(), create_process("20")
     sampler, interval = SAMPLERS[name], (100, 450)
     denoiser = guided(counter, COND, NULL, 4.0, "all", interval)

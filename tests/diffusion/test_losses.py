@@ -58,7 +58,7 @@ def assert_losses(value: Any, expected: np.ndarray, name: str) -> None:
 def test_losses_and_gradients_equal_the_official_ones(
     folder: Path, variant: str, golden_dit: Callable[[Path], Any]
 ) -> None:
-    """The gradient goes through the output: one compiled network serves all nine variants."""
+    """Take the gradient through the output, so that nine variants share one compiled network."""
     arrays, model = load_arrays(folder, "diffusion_steps"), golden_dit(folder)
     assert set(VARIANTS) == set(load_meta(folder, "diffusion_steps")["loss_variants"])
     arguments, loss_type = VARIANTS[variant]
@@ -90,7 +90,7 @@ def test_losses_and_gradients_equal_the_official_ones(
 
 @functools.cache
 def pull_back(apply: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """Compiled (params, x, t, y, g) -> gradient of <network(params, x, t, y), g> by params."""
+    """Return compiled (params, x, t, y, g) -> gradient of <network(...), g> by params."""
 
     def product(params: Any, x: Any, t: Any, y: Any, g: Any) -> jax.Array:
         return (apply(params, x, t, y) * g).sum()
@@ -103,7 +103,7 @@ def pull_back(apply: Callable[..., jax.Array]) -> Callable[..., Any]:
 def test_terms_of_the_bound_equal_the_official_ones(
     folder: Path, clip: bool, golden_dit: Callable[[Path], Any]
 ) -> None:
-    """t = 0 is the discretised likelihood (x_start reaches beyond +-0.999), the others are KL."""
+    """Compare t = 0, a discretised likelihood (x_start exceeds +-0.999), and t > 0, the KL."""
     arrays, model = load_arrays(folder, "diffusion_steps"), golden_dit(folder)
     process, i_B, x_t = create_process(), jnp.asarray(arrays["t"]), nhwc(arrays["q_sample"])
     assert arrays["t"][0] == 0 and np.abs(arrays["x_start"][0]).max() > 0.999
@@ -183,7 +183,7 @@ def test_the_variational_part_of_the_hybrid_loss_leaves_the_mean_alone() -> None
 
 
 def test_target_of_the_snr_option_changes_after_step_249() -> None:
-    """Up to it the loss compares x_0, where an error in epsilon counts (1 - abar) / abar times."""
+    """Compare weights: up to step 249 an error in epsilon has weight (1 - abar) / abar."""
     process, (out, x_start, _, _, noise) = create_process(), known_inputs(create_process())
     i_B = jnp.array([0, 249, 250])
     inputs = (process, out, x_start, q_sample(process, x_start, i_B, noise), i_B, noise)
@@ -197,7 +197,7 @@ def test_target_of_the_snr_option_changes_after_step_249() -> None:
 
 
 def test_grey_level_probabilities_sum_to_one() -> None:
-    """The 256 bins cover the real line, also for a Gaussian that is mostly outside [-1, 1]."""
+    """Cover the real line with 256 bins, also for a Gaussian mostly outside [-1, 1]."""
     levels = jnp.linspace(-1.0, 1.0, 256)[None, :, None, None]
     for mean, log_scale in ((0.1, -2.0), (0.9, -1.0), (-1.5, 0.0)):
         log_p = discretised_log_likelihood(

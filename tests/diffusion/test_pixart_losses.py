@@ -46,8 +46,7 @@ def pixart_process(**arguments: str) -> GaussianProcess:
 
 @functools.cache
 def network_output(folder: Path) -> jax.Array:
-    """What the golden PixArt returns for x_t at t, its captions and their masks: one call, because
-    all variants have the same x_t."""
+    """Return the output of the golden PixArt for x_t at t and its captions; variants share x_t."""
     files = sorted((folder / "hf_pixart_sharded").glob("*.safetensors"))
     state = {key: value for file in files for key, value in load_file(file).items()}
     hub = json.loads((folder / "hf_pixart_sharded" / "config.json").read_text())
@@ -87,7 +86,7 @@ def test_losses_equal_the_official_ones(folder: Path, variant: str) -> None:
 
 @pytest.mark.parametrize("folder", SOURCES)
 def test_parts_of_the_loss_equal_the_official_ones(folder: Path) -> None:
-    """What the official option `return_startx` hands out: x_t, epsilon and the x_0 it implies."""
+    """Compare the results of the official option `return_startx`: x_t, epsilon, implied x_0."""
     arrays, process = load_arrays(folder, "pixart_iddpm"), pixart_process()
     i_B = jnp.asarray(arrays["t"])
     x_t = q_sample(process, nhwc(arrays["x_start"]), i_B, nhwc(arrays["noise"]))
@@ -103,7 +102,7 @@ def test_parts_of_the_loss_equal_the_official_ones(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", SOURCES)
 def test_both_mean_types_describe_one_loss(folder: Path) -> None:
-    """The x_0 that an epsilon stands for has the same `snr` loss, on both sides of the switch."""
+    """Compare an epsilon with the x_0 it implies: equal `snr` losses before and after step 249."""
     arrays, by_epsilon = load_arrays(folder, "pixart_iddpm"), pixart_process()
     by_x_start = pixart_process(mean_type="x_start")
     i_B = jnp.asarray(arrays["t"])

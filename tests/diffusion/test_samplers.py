@@ -1,4 +1,4 @@
-"""Samplers against the official loops, and their own promises."""
+"""Samplers against the official loops, and the properties that their docstrings state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOOPS: dict[str, tuple[Callable[..., jax.Array], str, bool, bool]] = {
 
 
 def toy(denoiser: Denoiser) -> Denoiser:
-    """The network of the toy loops: `denoiser` tamed, so that x keeps unit scale."""
+    """Return the network of the toy loops: `denoiser`, scaled so that x keeps unit scale."""
     level = jnp.asarray(np.sqrt(1.0 - FULL.alphas_cumprod), jnp.float32)
 
     def wrapped(x: jax.Array, t_B: jax.Array) -> jax.Array:
@@ -55,7 +55,7 @@ def toy(denoiser: Denoiser) -> Denoiser:
 
 
 def record(denoiser: Denoiser, seen: list[np.ndarray]) -> Denoiser:
-    """`denoiser`, reporting every x it is asked about: the trajectory of a compiled loop."""
+    """Return `denoiser`, which then records every x: the trajectory of a compiled loop."""
 
     def wrapped(x: jax.Array, t_B: jax.Array) -> jax.Array:
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x, ordered=True)
@@ -68,7 +68,7 @@ def record(denoiser: Denoiser, seen: list[np.ndarray]) -> Denoiser:
 def compiled_loop(
     case: str, apply: Callable[..., jax.Array], scale: float, null: int
 ) -> tuple[Callable[..., jax.Array], list[np.ndarray]]:
-    """One golden loop as a jitted function of everything the golden files hold."""
+    """Return one golden loop as a jitted function of the arrays in the golden files."""
     sampler, spacing, is_toy, clip = LOOPS[case]
     process, seen = create_process(spacing), []
 
@@ -86,13 +86,13 @@ def compiled_loop(
 def test_loops_equal_the_official_ones(
     folder: Path, case: str, golden_dit: Callable[[Path], Any]
 ) -> None:
-    """Every state of the conditional half; sample.py throws the other half away."""
+    """Compare every state of the conditional half; sample.py discards the other half."""
     arrays, meta = load_arrays(folder, "diffusion_loops"), load_meta(folder, "diffusion_loops")
     assert {*LOOPS, "ddim10_nocfg_clip0"} == set(meta["cases"])
     model = golden_dit(folder)
     steps = nhwc(arrays[f"{case}/steps_first_half"])
     z, y = nhwc(arrays["z"])[:1], arrays["y"][:1]
-    # The official sequence begins at the last step. DDIM with eta 0 must not look at the noise.
+    # The official sequence begins at the last step. DDIM with eta 0 must not read the noise.
     official = arrays.get(f"{case}/noise_seq_first_used_first")
     noise = np.full_like(steps, np.nan) if official is None else nhwc(official)[::-1, :1].copy()
     run, seen = compiled_loop(case, model.apply, meta["cfg_scale"], model.config.null_label)
@@ -119,11 +119,11 @@ def test_unguided_loop_equals_the_official_one(
 
 
 def _no_noise(i: jax.Array) -> jax.Array:
-    raise AssertionError("DDIM with eta 0 asked for noise")
+    raise AssertionError("DDIM with eta 0 called noise_fn")
 
 
 def test_samplers_have_the_known_values() -> None:
-    """Ten steps of a formula in place of a network; z = 0.3 cos k at every step."""
+    """Run ten steps with a formula as network; z = 0.3 cos k at every step."""
     shape = (2, 4, 4, 4)
     k = np.arange(np.prod(shape)).reshape(shape)
     x_T = jnp.asarray(nhwc(np.sin(0.21 * k)), jnp.float32)
@@ -155,7 +155,7 @@ def test_reversed_ddim_returns_to_the_noise() -> None:
     x_0 = ddim(denoiser_of_gaussian_data, process, x_T, _no_noise)
 
     def body(i: int, x: jax.Array) -> jax.Array:
-        # Step i starts at x_i, so that the network is asked at the noise level of the image.
+        # Step i starts at x_i, so that the network is evaluated at the noise level of the image.
         i_B = jnp.full(len(x), i)
         return ddim_reverse(process, denoiser_of_gaussian_data(x, i_B), x, i_B)
 

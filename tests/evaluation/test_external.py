@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lit_jax.checkpoints.convert import import_params
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.evaluate.job import evaluate
 from lit_jax.config.evaluate import EvaluateConfig, ReferenceConfig
 from lit_jax.models.inception.config import InceptionConfig

@@ -22,8 +22,24 @@ from lit_jax.evaluation.measuring import (
 )
 from lit_jax.evaluation.network import SPATIAL_FEATURES, FeatureExtractor, Network
 from lit_jax.models.functional import Params, with_params
+from lit_jax.runs.progress import Progress
 from support.evaluation_cases import pictures
 from support.inception_cases import TINY, tiny_weights
+
+
+class Counted(Progress):
+    """Progress that counts images measured now, and those of an earlier run."""
+
+    def __init__(self) -> None:
+        super().__init__("features", 37, "image", lambda text: None)
+        self.measured = self.kept = 0
+
+    def advance(self, units: float = 1, note: str = "") -> None:
+        self.measured += int(units)
+
+    def found(self, units: float) -> None:
+        self.kept += int(units)
+
 
 COUNT = 37  # parts of 16, 16 and 5
 IMAGES = ArrayImages("made up", pictures(COUNT))
@@ -48,15 +64,10 @@ def extractor() -> FeatureExtractor:
 def _write(
     folder: Path, share: tuple[int, int] = (0, 1), kept: np.ndarray | None = None
 ) -> tuple[int, int]:
-    told: list[int] = []
     kept = np.arange(COUNT) if kept is None else kept
-    found: list[int] = []
-
-    def progress(images: int, found_done: bool) -> None:
-        (found if found_done else told).append(images)
-
-    write_parts(IMAGES, extractor(), folder, kept, True, share, progress)
-    return sum(told), sum(found)
+    counted = Counted()
+    write_parts(IMAGES, extractor(), folder, kept, True, share, counted)
+    return counted.measured, counted.kept
 
 
 @functools.cache
@@ -127,7 +138,7 @@ def test_a_resumed_run_and_several_hosts_give_the_same_bytes(
 
 def test_chosen_features_and_logits(tmp_path: Path, measured: Measured) -> None:
     kept = np.array([0, 7, 8, 15, 16, 31, 36])
-    write_parts(IMAGES, extractor(), tmp_path, kept, False, (0, 1), lambda count, found: None)
+    write_parts(IMAGES, extractor(), tmp_path, kept, False, (0, 1), Counted())
     found = merge_parts(tmp_path, COUNT)
     np.testing.assert_array_equal(found.kept_KxD, measured.kept_KxD[kept])
     assert found.logits_NxL.shape == (0, 10) and found.pool.count == COUNT
@@ -137,9 +148,7 @@ def test_hash_of_the_pixels(tmp_path: Path, measured: Measured) -> None:
     changed = IMAGES.read(0, COUNT).copy()
     changed[20, 0, 0, 0] ^= 1
     images = ArrayImages("changed", changed)
-    write_parts(
-        images, extractor(), tmp_path, np.arange(0), False, (0, 1), lambda count, found: None
-    )
+    write_parts(images, extractor(), tmp_path, np.arange(0), False, (0, 1), Counted())
     assert merge_parts(tmp_path, COUNT).images_sha256 != measured.images_sha256
 
 

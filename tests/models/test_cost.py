@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.extend.core
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +12,6 @@ from lit_jax.models import functional
 from lit_jax.models.attention import mixer_class
 from lit_jax.models.attention.circle import attended_share, window_keys, window_pairs
 from lit_jax.models.attention.window import circle_mask
-from lit_jax.models.conditions import TextCondition
 from lit_jax.models.cost import (
     attention_macs,
     forward_components,
@@ -26,9 +21,9 @@ from lit_jax.models.cost import (
     train_step_flops,
 )
 from lit_jax.models.dit.config import DiTConfig
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig, model_config
+from lit_jax.models.registry import model_config
 from lit_jax.models.transformer.macs import COMPONENTS
+from support.products import traced_products
 
 # GMACs of all attention layers at 256 tokens: softmax, and linear by number of heads.
 SOFTMAX = {"S": 2.416, "B": 8.456, "L": 28.991, "XL": 42.279}
@@ -130,42 +125,6 @@ def test_train_step() -> None:
     assert forward_macs(student) - multiplied_attention_macs(student) == dit_like
     assert alone == 2 * 8 * 3 * forward_macs(student)
     assert train_step_flops(student, 8, teacher) - alone == 2 * 8 * forward_macs(teacher)
-
-
-def products(jaxpr: Any) -> int:
-    """Multiply-accumulates of all products of matrices in a traced program, loops included."""
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            summed = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += summed * equation.outvars[0].aval.size
-        repeats = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += repeats * sum(map(products, inner(equation.params)))
-    return total
-
-
-def inner(parameters: dict[str, Any]) -> Iterator[Any]:
-    for value in parameters.values():
-        if isinstance(value, jax.extend.core.ClosedJaxpr):
-            yield value.jaxpr
-        elif isinstance(value, jax.extend.core.Jaxpr):
-            yield value
-
-
-def traced_products(config: DenoiserConfig) -> int:
-    x = jax.ShapeDtypeStruct((1, *config.image_size, config.in_channels), jnp.float32)
-    cond: Any = jax.ShapeDtypeStruct((1,), jnp.int32)
-    if isinstance(config, PixArtConfig):
-        length = config.model_max_length
-        tokens = jax.ShapeDtypeStruct((1, length, config.caption_channels), jnp.float32)
-        sizes = [jax.ShapeDtypeStruct((1, n), jnp.float32) for n in (2, 1)]
-        micro = config.micro_condition
-        cond = TextCondition(tokens, None, *(sizes if micro else ()))
-    elif not config.num_classes:
-        cond = None
-    arguments = (functional.abstract_params(config), x, jax.ShapeDtypeStruct((1,), jnp.int32), cond)
-    return products(jax.make_jaxpr(functional.apply_fn(config))(*arguments).jaxpr)
 
 
 TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "input_size": (10, 22), "mlp_ratio": 2.0}

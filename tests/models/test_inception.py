@@ -15,7 +15,7 @@ import pytest
 
 import lit_jax
 from lit_jax.checkpoints.convert import import_params
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.functional import (
     Params,
     abstract_params,

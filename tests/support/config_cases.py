@@ -32,6 +32,7 @@ DIGITS: dict[str, tuple[str, ...]] = {
     "digits_lit": ("distilled", "inherited", "scratch"),
     "digits_roadmap": digits_roadmap.ARGUMENTS,
 }
+PIXELS = {"pixels_folder": ("classes", "images", "tfds")}
 TEXT: dict[str, tuple[str, ...]] = {
     "lit_t2i": ("512", "1024"),
     "shapes_teacher": (),
@@ -55,7 +56,7 @@ def module(name: str) -> Any:
 
 
 ARGUMENTS: dict[str, tuple[str, ...]] = (
-    DIGITS | TEXT | {name: module(name).ARGUMENTS for name in (*IMAGENET, *CLEAR)}
+    DIGITS | TEXT | PIXELS | {name: module(name).ARGUMENTS for name in (*IMAGENET, *CLEAR)}
 )
 CASES = [(name, argument) for name, row in ARGUMENTS.items() for argument in row or (None,)]
 

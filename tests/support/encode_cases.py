@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.config import EncodeConfig, SourceConfig
 from lit_jax.data.latents.schema import dataset_folder, read_schema
 from support import autoencoder_cases

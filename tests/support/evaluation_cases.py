@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from lit_jax.checkpoints.convert import import_params
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.inception.config import InceptionConfig
 from support.inception_cases import TINY, tiny_weights
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.config.generate import SOURCES, GenerateConfig
+from lit_jax.config.protocol import CAPTIONS, Protocol
 from lit_jax.models.functional import abstract_params
 from lit_jax.models.pixart.config import PixArtConfig
 from support import autoencoder_cases
@@ -79,8 +80,12 @@ def save_all(folder: Path, **fields: Any) -> Folders:
 def config_for(folders: Folders, out: Path, **changes: Any) -> GenerateConfig:
     """A quick request on float32; without any source of prompts, the first one of PROMPTS."""
     sources = {name: changes[name] for name in SOURCES if name in changes}
-    asked = {"steps": "3", "dtype": "float32", "out": str(out)} | folders.names() | changes
-    return GenerateConfig(**(asked if sources else asked | {"prompt": PROMPTS[0]}))
+    of_protocol = {field.name for field in dataclasses.fields(Protocol)}
+    protocol = {"steps": "3"} | {k: v for k, v in changes.items() if k in of_protocol}
+    others = {k: v for k, v in changes.items() if k not in of_protocol}
+    request = {"dtype": "float32", "out": str(out)} | folders.names() | others
+    request["protocol"] = dataclasses.replace(CAPTIONS, **protocol)
+    return GenerateConfig(**(request if sources else request | {"prompt": PROMPTS[0]}))
 
 
 def pixels(path: Path) -> np.ndarray:

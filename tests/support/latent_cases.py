@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.checkpoints.folder import save_model_dir
-from lit_jax.checkpoints.identity import vae_identity
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.config import DataConfig
 from lit_jax.data.latents.schema import (
     BUCKETS,
@@ -22,6 +21,7 @@ from lit_jax.data.latents.schema import (
 )
 from lit_jax.data.latents.writer import LatentExample, write_metadata, write_records
 from support import autoencoder_cases
+from support.models import vae_identity
 
 NAME = "tiny_latents"
 SHAPE = (4, 4, 4)

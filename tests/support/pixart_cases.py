@@ -15,10 +15,13 @@ from flax import nnx
 
 from lit_jax.checkpoints.convert import import_params
 from lit_jax.checkpoints.detect import detect_config
+from lit_jax.checkpoints.layouts import layouts_for
+from lit_jax.checkpoints.pairing import slots
 from lit_jax.models.conditions import TextCondition
-from lit_jax.models.functional import Params, apply_fn
+from lit_jax.models.functional import Params, abstract_params, apply_fn
 from lit_jax.models.pixart.config import PixArtConfig
-from support.attention_cases import sine_input
+from lit_jax.models.pixart.model import position_table
+from support.attention_cases import random_like, sine_input
 from support.golden_cases import COPIES, golden_folders, load_arrays, load_state_dict
 
 # What neither shapes nor the position table tell, per golden case.
@@ -121,3 +124,21 @@ def batch(
     if config.micro_condition:
         sizes = (jnp.array([[512.0, 768.0], [1024.0, 256.0]]), jnp.array([[0.67], [4.0]]))
     return jnp.asarray(x), jnp.array([3, 777]), TextCondition(jnp.asarray(tokens), mask, *sizes)
+
+
+@functools.cache
+def random_params(config: PixArtConfig) -> Params:
+    return random_like(abstract_params(config))
+
+
+def state_like(config: PixArtConfig, layout: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
+    """A random checkpoint of `config` in one of its layouts, with the table an official one has."""
+    rng = np.random.default_rng(seed)
+    chosen = layouts_for(config)[layout]
+    state = {
+        key: rng.standard_normal(slot.source_shape).astype(np.float32)
+        for key, slot in slots(chosen, config).items()
+    }
+    if chosen.reason_to_drop("pos_embed"):
+        state["pos_embed"] = position_table(config)[None]
+    return state

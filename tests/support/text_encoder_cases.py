@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import sentencepiece
 
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.functional import init_params
 from lit_jax.models.t5.config import TOKENIZER_FILE, T5Config
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lit_jax.checkpoints.folder import save_model_dir
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.config import DataConfig, ModelSpec, TrainConfig
 from lit_jax.models import functional, registry
 from lit_jax.models.dit.config import DiTConfig

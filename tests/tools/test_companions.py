@@ -12,18 +12,14 @@ import jax
 import numpy as np
 import pytest
 
-from lit_jax.checkpoints.folder import save_model_dir
-from lit_jax.checkpoints.identity import (
-    FLOAT_SHA256,
-    float_sha256,
-    text_encoder_identity,
-    vae_identity,
-)
-from lit_jax.checkpoints.recorded import recorded_text_encoder, recorded_vae
+from lit_jax.checkpoints.identity import FLOAT_SHA256
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.functional import abstract_params
 from lit_jax.models.registry import model_config
 from lit_jax.models.t5.config import TOKENIZER_FILE
 from lit_jax.sampling.text_features import load_text_encoder
+from support.models import text_encoder_identity, vae_identity
 from support.text_encoder_cases import TINY_T5, sentencepiece_model, write_text_encoder
 from tools.convert_torch_ckpt import main
 
@@ -115,7 +111,7 @@ def test_the_recorded_sum(dtype: str) -> None:
     """Made while the numbers pass by, it is that of the parameters, before any rounding."""
     assert convert(pipeline(), "--dtype", dtype) == 0
     recorded = json.loads(Path("m/config.json").read_text())["provenance"][FLOAT_SHA256]
-    assert recorded == float_sha256("t5") == text_encoder_identity("m").sha256
+    assert recorded == ModelFolder("t5").float_sha256 == text_encoder_identity("m").sha256
 
 
 def test_recorded_companions() -> None:
@@ -126,10 +122,10 @@ def test_recorded_companions() -> None:
         main(["--export", "--src", "pixart", "--dst", "p.safetensors", "--layout", "pixart"]) == 0
     )
     assert convert("p.safetensors", "--vae", "vae", "--text_encoder", "t5") == 0
-    assert recorded_vae("m") == vae_identity("vae")
-    assert recorded_text_encoder("m") == text_encoder_identity("t5")
+    assert ModelFolder("m").vae == vae_identity("vae")
+    assert ModelFolder("m").text_encoder == text_encoder_identity("t5")
     assert convert("p.safetensors", dst="plain") == 0
-    assert recorded_vae("plain") is None and recorded_text_encoder("plain") is None
+    assert (ModelFolder("plain").vae, ModelFolder("plain").text_encoder) == (None, None)
 
 
 def test_companions_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +147,7 @@ def test_companions_that_do_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
             r"t5 holds a T5; a VAE \(AutoencoderKL\) is needed",
         ),
         (("pixart.safetensors", "--text_encoder", "t5"), "width 20, the model takes 16"),
-        (("pixart.safetensors", "--text_encoder", "vae"), "vae holds a AutoencoderKL; a text"),
+        (("pixart.safetensors", "--text_encoder", "vae"), "vae holds an AutoencoderKL; a text"),
         (("dit.safetensors", "--text_encoder", "t5"), "--text_encoder belongs to a PixArt"),
         (("vae_torch", "--vae", "vae"), "--vae belongs to a denoiser such as a DiT"),
     ):

@@ -48,7 +48,7 @@ def test_training_checkpoint_there_and_back(
     model = {key: value if key == "pos_embed" else -value for key, value in ema.items()}
     torch.save({"model": model, "ema": ema, "opt": {}, "args": {}}, tmp_path / "dig.pt")
     assert main(["--src", str(tmp_path / "dig.pt"), "--dst", str(tmp_path / "m"), "--verify"]) == 0
-    assert "note: no tensor tells in which order a DiG sees its tokens" in capsys.readouterr().out
+    assert "no tensor records in which order a DiG scans its tokens" in capsys.readouterr().out
     back = tmp_path / "dig.safetensors"
     export = ["--export", "--src", str(tmp_path / "m"), "--dst", str(back), "--layout", "dig"]
     assert main(export) == 0

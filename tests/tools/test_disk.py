@@ -18,7 +18,7 @@ import pytest
 from flax import traverse_util
 
 from lit_jax.checkpoints.convert import Import
-from lit_jax.checkpoints.folder import read_config
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.models.family import architecture
 from lit_jax.models.registry import model_config
 from support.golden_cases import COPIES
@@ -143,13 +143,15 @@ def test_bfloat16_is_written_as_such() -> None:
         files = [path for path in Path(dtype, "params").rglob("*") if path.parent.name == "d"]
         sizes[dtype] = sum(path.stat().st_size for path in files)
     assert sizes["bfloat16"] < 0.65 * sizes["float32"]
-    assert architecture(read_config("float32")) == architecture(read_config("bfloat16"))
+    assert architecture(ModelFolder("float32").config) == architecture(
+        ModelFolder("bfloat16").config
+    )
 
 
 def test_inception_is_not_rounded(capsys: pytest.CaptureFixture[str]) -> None:
     import jax
 
-    from lit_jax.checkpoints.folder import save_model_dir
+    from lit_jax.checkpoints.writing import save_model_dir
     from lit_jax.models.functional import abstract_params
 
     config = model_config("Inception", width_divisor=16)

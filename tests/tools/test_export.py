@@ -15,23 +15,24 @@ import pytest
 
 from lit_jax.checkpoints.convert import export_params
 from lit_jax.checkpoints.detect import detect_config
-from lit_jax.checkpoints.folder import load_model_dir, save_model_dir
 from lit_jax.checkpoints.pairing import layout_named
 from lit_jax.models.family import architecture
-from lit_jax.models.functional import Params, abstract_params, apply_fn
+from lit_jax.models.functional import abstract_params
 from lit_jax.models.registry import model_config
-from support.live_parity import live_seed
+from support.export_cases import (
+    COMPRESSED,
+    DIT,
+    PIXART,
+    T5,
+    VAE,
+    told_flags,
+    written_model,
+)
+from support.models import load_model_dir
 from tools import export_checkpoint
 from tools.convert_torch_ckpt import main
 from tools.export_checkpoint import needed_settings
 from tools.settings import parse_settings
-
-DIT = {"hidden_size": 16, "depth": 2, "num_heads": 2, "input_size": 8, "num_classes": 1000}
-PIXART = {"hidden_size": 24, "depth": 3, "num_heads": 2, "input_size": 8, "caption_channels": 12}
-PIXART |= {"model_max_length": 5, "pe_interpolation": 0.5}
-COMPRESSED = {"kv_compress_config": {"kv_compress_layer": [1, 2]}, "qk_norm": True}
-VAE = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4}
-T5 = {"vocab_size": 20, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4}
 
 # Name -> (family, fields, layout, where it is written).
 CASES: dict[str, tuple[str, dict[str, Any], str, str]] = {
@@ -53,28 +54,6 @@ CASES: dict[str, tuple[str, dict[str, Any], str, str]] = {
 @pytest.fixture(autouse=True)
 def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def written_model(family: str, fields: dict[str, Any], seed: int = 0) -> Params:
-    """A model folder `m` with random parameters."""
-    config = model_config(family, **fields)
-    rng = np.random.default_rng(seed)
-    params = jax.tree.map(
-        lambda leaf: (0.3 * rng.standard_normal(leaf.shape)).astype(np.float32),
-        abstract_params(config),
-    )
-    save_model_dir("m", config, params, {})
-    return params
-
-
-NOTE = "note: a torch file carries no architecture; import it with "
-
-
-def told_flags(printed: str) -> list[str]:
-    """The flags that an export tells its reader to import the file with."""
-    notes = [line for line in printed.splitlines() if line.startswith(NOTE)]
-    assert len(notes) <= 1
-    return notes[0].removeprefix(NOTE).split(" ") if notes else []
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -273,77 +252,3 @@ def test_flags_and_destinations_of_a_file(capsys: pytest.CaptureFixture[str]) ->
         assert main([*export, "x.safetensors", "--dtype", dtype]) == 2
         assert "--dtype belongs to import" in capsys.readouterr().err
     assert not Path("x.safetensors").exists()
-
-
-def exported(family: str, fields: dict[str, Any], layout: str, dst: str) -> tuple[Any, Params]:
-    params = written_model(family, fields, live_seed())
-    assert main(["--export", "--src", "m", "--dst", dst, "--layout", layout]) == 0
-    Path("m").rename(f"m_{dst}")
-    return model_config(family, **fields), params
-
-
-def test_a_dit_pipeline_of_diffusers_loads_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    """It runs, and its network is the exported one up to the timestep embedding that the note
-    tells of: at t=0, where both embeddings are equal, the outputs agree."""
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
-    config, params = exported("DiT", DIT, "diffusers", "transformer")
-    printed = capsys.readouterr().out
-    assert (
-        "note: diffusers computes the timestep embedding of DiT with other frequencies" in printed
-    )
-    assert "relative on these weights" in printed
-    exported("SD-VAE", VAE, "diffusers", "vae")
-    transformer = diffusers.DiTTransformer2DModel.from_pretrained("transformer")
-    pipeline = diffusers.DiTPipeline(
-        transformer, diffusers.AutoencoderKL.from_pretrained("vae"), diffusers.DDIMScheduler()
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    images = pipeline([1, 2], num_inference_steps=2, output_type="np").images
-    assert images.shape == (2, 16, 16, 3) and np.isfinite(images).all()
-    x = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
-    labels = np.array([3, 1000])
-    with torch.inference_mode():
-        theirs = transformer(
-            torch.from_numpy(x), torch.zeros(2, dtype=torch.long), torch.from_numpy(labels)
-        ).sample.numpy()
-    ours = jax.jit(apply_fn(config))(params, x.transpose(0, 2, 3, 1), np.zeros(2), labels)
-    difference = np.abs(np.asarray(ours).transpose(0, 3, 1, 2) - theirs).max()
-    assert difference < 2e-5 * np.abs(theirs).max()
-
-
-def test_a_pixart_pipeline_of_diffusers_loads_the_folders() -> None:
-    torch = pytest.importorskip("torch")
-    diffusers = pytest.importorskip("diffusers")
-    transformers = pytest.importorskip("transformers")
-    exported("PixArt", PIXART | {"caption_channels": 16}, "diffusers", "transformer")
-    exported("SDXL-VAE", VAE, "diffusers", "vae")
-    exported("T5", T5, "transformers", "text_encoder")
-    encoder = transformers.T5EncoderModel.from_pretrained("text_encoder")
-    tokens = torch.tensor([[3, 4, 1], [5, 1, 0]])
-    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    with torch.inference_mode():
-        features = encoder(tokens, mask).last_hidden_state
-    pipeline = diffusers.PixArtSigmaPipeline(
-        tokenizer=None,
-        text_encoder=None,
-        vae=diffusers.AutoencoderKL.from_pretrained("vae"),
-        transformer=diffusers.PixArtTransformer2DModel.from_pretrained("transformer"),
-        scheduler=diffusers.DPMSolverMultistepScheduler(),
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    assert json.loads(Path("vae/config.json").read_text())["scaling_factor"] == 0.13025
-    images = pipeline(
-        prompt=None,
-        negative_prompt=None,
-        prompt_embeds=features[:1],
-        prompt_attention_mask=mask[:1],
-        negative_prompt_embeds=features[1:],
-        negative_prompt_attention_mask=mask[1:],
-        num_inference_steps=2,
-        height=16,
-        width=16,
-        use_resolution_binning=False,
-        output_type="np",
-    ).images
-    assert images.shape == (1, 16, 16, 3) and np.isfinite(images).all()

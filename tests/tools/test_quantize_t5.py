@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lit_jax.checkpoints.identity import text_encoder_identity
 from lit_jax.models.t5.config import TOKENIZER_FILE
+from support.models import text_encoder_identity
 from support.text_encoder_cases import write_text_encoder
 from tools.convert_torch_ckpt import main as convert
 from tools.quantize_t5 import main

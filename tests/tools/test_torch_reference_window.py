@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lit_jax.checkpoints.convert import export_params
-from lit_jax.checkpoints.folder import save_model_dir
 from lit_jax.checkpoints.pairing import layout_named
+from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.models.functional import abstract_params
 from lit_jax.models.registry import model_config
 from support.attention_cases import random_like

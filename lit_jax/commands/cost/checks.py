@@ -1,5 +1,4 @@
-"""What the cost job refuses before it compiles or writes anything, and the request that an output
-folder belongs to."""
+"""Checks of a cost job before anything is compiled or written, and its request."""
 
 from __future__ import annotations
 
@@ -11,21 +10,19 @@ from typing import Any
 
 import jax
 
-from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import check_parents
 from lit_jax.commands.cost.compiled import PROGRAMS
 from lit_jax.config.cost import CostConfig
 from lit_jax.models import functional, registry
 from lit_jax.models.dit.model import dtype_name
 from lit_jax.models.family import architecture
 from lit_jax.models.registry import DenoiserConfig, family_of
-from lit_jax.runs.requests import REQUEST, require_same_request
-
-REMEDY = "choose another --out, or remove it to count again"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the checks have established. `networks`: model -> resolution -> its configuration."""
+    """Result of the checks. `networks`: model -> resolution -> its configuration."""
 
     config: CostConfig
     out: Path
@@ -51,8 +48,7 @@ def trained(config: DenoiserConfig) -> bool:
 
 
 def check(config: CostConfig) -> Plan:
-    """Return all that can be refused without compiling. ValueError, in one line, for anything
-    wrong."""
+    """Check everything before compiling. Raises ValueError for a job that cannot work."""
     dtype_name(config.dtype)
     networks = {}
     for text in config.models:
@@ -61,9 +57,7 @@ def check(config: CostConfig) -> Plan:
         for resized_network in networks[text].values():
             functional.abstract_params(resized_network)  # some mixers refuse some token grids
     out = Path(config.out).absolute()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; --out is a folder")
-    folder.check_parents(out)
+    check_parents(out)
     request = {
         "models": {
             text: architecture(of_model[config.resolutions[0]])
@@ -77,11 +71,6 @@ def check(config: CostConfig) -> Plan:
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
     }
-    resumed = require_same_request(out / REQUEST, request, REMEDY)
-    # A run that was killed at its first file leaves a hidden one.
-    kept = sorted(path.name for path in out.glob("[!.]*"))
-    if kept and not resumed:
-        raise ValueError(f"{out} holds {kept[0]}, which is not of this job; choose another --out")
     return Plan(config, out, networks, request)
 
 
@@ -96,7 +85,8 @@ def denoiser(text: str) -> DenoiserConfig:
     Raises ValueError for an unknown name, folder or argument, and for another kind of network.
     """
     if Path(text).is_dir():
-        return folder.read_denoiser_config(text)
+        network: Any = ModelFolder(text, expect="denoiser", flag="--model", finished=False).config
+        return network
     name, *settings = text.split() or [""]
     overrides = {}
     for setting in settings:

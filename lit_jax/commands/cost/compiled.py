@@ -24,7 +24,7 @@ from lit_jax.models import functional
 from lit_jax.models.conditions import TextCondition, abstract_condition
 from lit_jax.models.registry import DenoiserConfig, family_of
 from lit_jax.objectives import hybrid_objective
-from lit_jax.sampling.drawing import make_process
+from lit_jax.sampling.sampler import make_process
 from lit_jax.training.batch import condition_of
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
 from lit_jax.training.state import create_state

@@ -1,4 +1,4 @@
-"""What the encode job refuses before it compiles or writes anything, and the request it leaves."""
+"""Checks of an encode job before anything is compiled or written, and its request."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 import numpy as np
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import VaeIdentity, text_encoder_identity, vae_identity
-from lit_jax.config import EncodeConfig, SourceConfig, TextConfig
+from lit_jax.checkpoints.identity import VaeIdentity
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import check_local, check_parents
+from lit_jax.config import EncodeConfig, SourceConfig
 from lit_jax.data import buckets
-from lit_jax.data.latents.schema import REQUEST, LatentSchema
+from lit_jax.data.latents.schema import LatentSchema
 from lit_jax.data.latents.writer import estimated_bytes
 from lit_jax.data.registry import open_source
 from lit_jax.data.sources.image_source import BrokenImage, ImageSource
 from lit_jax.data.tokenizer import load_tokenizer
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.runs.hosts import Log
-from lit_jax.runs.requests import require_same_request, require_space
+from lit_jax.runs.requests import require_space
+from lit_jax.sampling.captions import text_of_schema, text_request
 
 # Of the config: what decides the bytes that are written. The rest may change between attempts.
 REQUEST_FIELDS = (
     *("resolution", "dtype", "mirrors", "buckets", "precision", "device_batch_size", "shard_size"),
 )
-TEXT_FIELDS = ("max_length", "dtype", "batch_size")
 
 # Where things lie, and what their folders are called, may change: hashes decide.
 PLACES = ("source.path", "source.name", "vae.id", "vae.sha256", "text.encoder.id")
@@ -41,11 +42,12 @@ _SAMPLED = 200
 
 @dataclass(frozen=True)
 class Plan:
-    """What the checks have established."""
+    """Result of the checks."""
 
     config: EncodeConfig
     out: Path
     source: ImageSource
+    folder: ModelFolder
     vae: AutoencoderConfig
     request: Mapping[str, Any]
     log: Log
@@ -87,28 +89,25 @@ class Plan:
 
 
 def check(config: EncodeConfig, out: Path, log: Log) -> Plan:
-    """Return all that can be refused without compiling; write nothing.
+    """Check everything that needs no device.
 
     Raises ValueError for a model folder that is no VAE or no text encoder, a resolution the VAE
     cannot take, images that are not there, and an `out` that holds something else.
     """
-    vae = check_vae(config)
-    check_out(out)
+    folder = check_vae(config)
+    check_local(out, "--out")
+    check_parents(out)
     check_apart(out, config.source)
     source = open_source(config.source)
-    request = make_request(config, source, vae_identity(config.vae))
-    remedy = "choose another --out"
-    require_same_request(out / REQUEST, request, remedy, ignored=PLACES)
-    return Plan(config, out, source, vae, request, log)
+    request = make_request(config, source, folder.vae_identity)
+    vae: Any = folder.config
+    return Plan(config, out, source, folder, vae, request, log)
 
 
-def check_vae(config: EncodeConfig) -> AutoencoderConfig:
-    """Return the configuration of the VAE, which must take RGB images of the resolution asked
-    for."""
-    folder.require_weights(config.vae)
-    vae = folder.read_config(config.vae)
-    if not isinstance(vae, AutoencoderConfig):
-        raise ValueError(f"vae {config.vae} holds a {vae.family}; an AutoencoderKL is needed")
+def check_vae(config: EncodeConfig) -> ModelFolder:
+    """Open the VAE, which must take RGB images of the resolution of the config."""
+    folder = ModelFolder(config.vae, expect="AutoencoderKL", flag="vae")
+    vae: Any = folder.config
     if vae.in_channels != 3:
         raise ValueError(f"vae {config.vae} takes {vae.in_channels} channels; images have 3")
     if config.buckets:
@@ -120,27 +119,11 @@ def check_vae(config: EncodeConfig) -> AutoencoderConfig:
             f"resolution {config.resolution} is not a multiple of {vae.downsampling}, the"
             f" downsampling of {config.vae}; take {near}"
         )
-    return vae
-
-
-def check_out(out: Path) -> None:
-    """Only an empty folder, or one with our request in it, is written into."""
-    folder.check_local(out, "--out")
-    folder.check_parents(out)
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise ValueError(f"{out} is a file; --out is a folder")
-    # A killed run may have left the unfinished request.
-    strangers = sorted(p.name for p in out.iterdir() if not p.name.startswith(f".{REQUEST}."))
-    if strangers and not (out / REQUEST).is_file():
-        raise ValueError(
-            f"{out} holds something else ({', '.join(strangers[:3])}); choose another --out"
-        )
+    return folder
 
 
 def check_apart(out: Path, source: SourceConfig) -> None:
-    """What is written among the images would be listed with them by the next attempt."""
+    """Refuse an output among the images, which the next attempt would list with them."""
     images = Path(source.path).expanduser().resolve()
     if source.kind != "tfds" and out.resolve().is_relative_to(images):
         raise ValueError(f"--out {out} lies in the folder of the images, {images}; choose another")
@@ -157,20 +140,9 @@ def make_request(
         **{name: getattr(config, name) for name in REQUEST_FIELDS},
     }
     if config.text.encoder:
-        request["text"] = text_request(config.text)
+        encoder = ModelFolder(config.text.encoder, expect="T5", flag="text.encoder")
+        request["text"] = text_request(config.text, encoder)
     return request
-
-
-def text_request(text: TextConfig) -> dict[str, Any]:
-    """Return what decides the features of captions, for `request.json`."""
-    encoder = dataclasses.asdict(text_encoder_identity(text.encoder))
-    return {"encoder": encoder, **{name: getattr(text, name) for name in TEXT_FIELDS}}
-
-
-def text_of_schema(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry `text` of a schema, from `text_request`."""
-    kept = {name: request[name] for name in ("encoder", "max_length", "dtype")}
-    return {**kept, "width": request["encoder"]["width"]}
 
 
 def check_disk_space(plan: Plan, shards: list[int]) -> None:

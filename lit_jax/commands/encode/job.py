@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import shutil
 import time
 import warnings
 from collections import Counter
@@ -23,14 +22,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from lit_jax.checkpoints.folder import load_model_dir
-from lit_jax.commands.encode.checks import Plan, check, check_disk_space
+from lit_jax.commands.encode.checks import PLACES, Plan, check, check_disk_space
 from lit_jax.commands.encode.shards import (
-    WORK,
     Networks,
-    Outcome,
     ShardResult,
     Skipped,
     in_order,
@@ -44,7 +39,6 @@ from lit_jax.data.latents.reader import check_files
 from lit_jax.data.latents.schema import (
     BUCKETS,
     NULL_CAPTION,
-    REQUEST,
     SCHEMA,
     SKIPPED,
     read_schema,
@@ -52,8 +46,9 @@ from lit_jax.data.latents.schema import (
     write_schema,
 )
 from lit_jax.data.latents.writer import remove_leftovers, write_metadata
-from lit_jax.runs.hosts import SECONDS_TO_APPEAR, Log, barrier, log_on_first_process
-from lit_jax.runs.progress import duration
+from lit_jax.runs.hosts import SECONDS_TO_APPEAR, Log, log_on_first_process, share
+from lit_jax.runs.output import Output
+from lit_jax.runs.progress import Progress
 from lit_jax.sampling.captions import CaptionEncoder, make_caption_encoder, write_null_caption
 from lit_jax.storage import files
 
@@ -66,25 +61,21 @@ def encode(config: EncodeConfig, out: Path | str, log: Log | None = None) -> Pat
     anything is compiled or written; and once more images than allowed could not be used.
     """
     plan = check(config, Path(out), log or log_on_first_process)
-    if (plan.out / SCHEMA).is_file():
-        report_finished(plan)
-        return plan.out
-    results = begin(plan)
-    with warnings.catch_warnings():
-        # Of Pillow's: transparency that is dropped on purpose, metadata, very large images.
-        warnings.filterwarnings("ignore", module="PIL")
-        encode_shards(plan, results)
-    barrier("encode: shards")
-    if jax.process_index() == 0:
-        finish(plan)
-    barrier("encode: data set")
+    with Output.open(plan.out, plan.request, SCHEMA, ignore=PLACES, log=plan.log) as output:
+        if output.done:
+            report_finished(plan)
+            return plan.out
+        results, missing = begin(plan, output)
+        with warnings.catch_warnings():
+            # Of Pillow's: transparency that is dropped on purpose, metadata, very large images.
+            warnings.filterwarnings("ignore", module="PIL")
+            encode_shards(plan, results, share(missing))
+        output.close(lambda: finish(plan))
     return plan.out
 
 
 def report_finished(plan: Plan) -> None:
     """Log that there is nothing to do."""
-    if jax.process_index() == 0:
-        shutil.rmtree(plan.out / WORK, ignore_errors=True)
     schema = read_schema(plan.out)
     check_files(plan.out, schema)
     plan.log(
@@ -93,18 +84,14 @@ def report_finished(plan: Plan) -> None:
     )
 
 
-def begin(plan: Plan) -> dict[int, ShardResult]:
-    """Return leaves the request in the folder; return what became of the shards that are done."""
+def begin(plan: Plan, output: Output) -> tuple[dict[int, ShardResult], list[int]]:
+    """Write the request; return the results of the finished shards, and the missing shards."""
     results = finished(plan)
-    done = np.isin(np.arange(plan.num_shards), list(results))
-    # All hosts have checked, and go by what process 0 has seen, before anything changes.
-    done = multihost_utils.broadcast_one_to_all(done)
-    results = {shard: result for shard, result in results.items() if done[shard]}
+    missing = output.missing(range(plan.num_shards), results.__contains__)
+    results = {shard: result for shard, result in results.items() if shard not in missing}
     require_few_skipped(plan, results)
-    missing = [shard for shard in range(plan.num_shards) if not done[shard]]
     check_disk_space(plan, missing)
-    if jax.process_index() == 0 and not (plan.out / REQUEST).is_file():
-        files.write_json(plan.out / REQUEST, plan.request)
+    output.begin()
     side, text = plan.config.resolution, plan.config.text.encoder
     plan.log(
         f"encoding {plan.num_images:,} images of {plan.config.source.path} at"
@@ -112,33 +99,39 @@ def begin(plan: Plan) -> dict[int, ShardResult]:
         f"{f' and captions with {text}' if text else ''}:"
         f" {plan.num_shards:,} shards, {len(missing):,} to do"
     )
-    return results
+    return results, missing
 
 
-def encode_shards(plan: Plan, results: dict[int, ShardResult]) -> None:
-    """Add the shards of this host to `results`; threads decode some batches ahead."""
-    missing = [shard for shard in range(plan.num_shards) if shard not in results]
-    mine = missing[jax.process_index() :: jax.process_count()]
+def encode_shards(plan: Plan, results: dict[int, ShardResult], mine: list[int]) -> None:
+    """Add the shards `mine` to `results`; threads decode some batches ahead."""
     captions = load_caption_encoder(plan, bool(mine))
     if not mine:
         return
     settings = plan.config
-    params = load_model_dir(settings.vae)[1]
+    params = plan.folder.params()
     encode_batch, batch_size = make_encoder(
         plan.vae, params, settings.mirrors, settings.precision, settings.device_batch_size
     )
     networks = Networks(encode_batch, batch_size, captions)
-    progress = _Progress(sum(len(plan.shard_range(shard)) for shard in mine), plan.log)
+    total = sum(len(plan.shard_range(shard)) for shard in mine)
     pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="decode")
     try:
         indices = itertools.chain.from_iterable(map(plan.shard_range, mine))
         ahead = 2 * networks.batch_size + settings.workers
         prepared = in_order(pool, preparer(plan), indices, ahead)
-        for shard in mine:
-            part = itertools.islice(prepared, len(plan.shard_range(shard)))
-            results[shard] = write_shard(plan, shard, part, networks, progress)
-            # Once there are too many, the rest is not worth the hours.
-            require_few_skipped(plan, results)
+        with Progress("encoding", total, "image", plan.log) as progress:
+            for shard in mine:
+                part = itertools.islice(prepared, len(plan.shard_range(shard)))
+                results[shard] = write_shard(
+                    plan, shard, part, networks, lambda image: progress.advance()
+                )
+                # Once there are too many, the rest is not worth the hours.
+                require_few_skipped(plan, results)
+                skipped = sum(len(results[one].skipped) for one in mine if one in results)
+                plan.log(
+                    f"shard {shard + 1} of {plan.num_shards}: {skipped:,} skipped,"
+                    f" {progress.speed()}"
+                )
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -182,7 +175,7 @@ def require_few_skipped(plan: Plan, results: dict[int, ShardResult]) -> None:
 
 
 def write_skipped(plan: Plan, skipped: list[Skipped]) -> None:
-    """`skipped.json`: which images, by name, and why; and how often each reason occurred."""
+    """Write `skipped.json`: the images by name, with the reason, and the count of each reason."""
     reasons = Counter(image.reason for image in skipped)
     content = {
         "count": len(skipped),
@@ -215,7 +208,6 @@ def finish(plan: Plan) -> None:
         numbers = [number for shard in sorted(results) for number in results[shard].buckets]
         write_array(plan.out / BUCKETS, np.asarray(numbers, np.uint8))
     write_schema(plan.out, schema)
-    shutil.rmtree(plan.out / WORK)
     list_place = f", listed in {plan.out / SKIPPED}" if skipped else ""
     plan.log(
         f"wrote {plan.out}: {schema.count:,} images, {num_bytes / 1e9:.3f} GB;"
@@ -224,27 +216,3 @@ def finish(plan: Plan) -> None:
     if plan.config.text.encoder:
         truncated = sum(result.truncated for result in results.values())
         plan.log(f"{truncated:,} captions were cut to {plan.config.text.max_length} tokens")
-
-
-class _Progress:
-    """Counts images and prints a line with speed and remaining time every few seconds."""
-
-    INTERVAL = 10.0
-
-    def __init__(self, total: int, log: Log) -> None:
-        self._total, self._log = total, log
-        self._done = self._skipped = 0
-        self._began = self._last = time.perf_counter()
-
-    def __call__(self, image: Outcome) -> None:
-        self._done += 1
-        self._skipped += isinstance(image, Skipped)
-        now = time.perf_counter()
-        if now - self._last < self.INTERVAL and self._done < self._total:
-            return
-        self._last = now
-        speed = self._done / max(now - self._began, 1e-9)
-        self._log(
-            f"  image {self._done:,}/{self._total:,} of this host  {speed:.1f} images/s "
-            f" {self._skipped:,} skipped  ETA {duration((self._total - self._done) / speed)}"
-        )

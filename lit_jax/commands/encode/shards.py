@@ -65,7 +65,7 @@ Outcome = Prepared | Skipped
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What the JSON file of a shard says. `num_bytes` is the size of its records, `buckets` are
+    """Content of the JSON file of a shard. `num_bytes` is the size of its records, `buckets` are
     those of its examples (with buckets), `truncated` is how many captions were cut."""
 
     count: int
@@ -201,7 +201,7 @@ def _one_ahead(
 
 @dataclass(frozen=True)
 class Networks:
-    """What a host encodes with: images in batches of `batch_size`, and captions, if asked for."""
+    """Networks of a host: images in batches of `batch_size`, and of captions, or None."""
 
     encode: Encoder
     batch_size: int

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_jax.evaluation.image_sets import FolderImages, ImageSet, check_levels
-from lit_jax.evaluation.npz_images import RECORD, SAMPLES, NpzImages
+from lit_jax.evaluation.npz_images import LATENTS, RECORD, SAMPLES, NpzImages
 from lit_jax.runs.requests import REQUEST
-from lit_jax.sampling.shards import LATENTS
 from lit_jax.storage import files
 
 # What metrics.json says of the making of samples -> where sample.json says it.

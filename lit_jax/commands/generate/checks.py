@@ -1,5 +1,4 @@
-"""What the generate job refuses before it loads anything large, and the request its output
-belongs to."""
+"""Checks of a generate job before it loads anything large, and the request of its output."""
 
 from __future__ import annotations
 
@@ -12,28 +11,22 @@ from typing import Any
 
 import jax
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import (
-    TextEncoderIdentity,
-    VaeIdentity,
-    params_sha256,
-    text_encoder_identity,
-    vae_identity,
-)
-from lit_jax.checkpoints.recorded import recorded_text_encoder, recorded_vae
+from lit_jax.checkpoints.identity import TextEncoderIdentity, VaeIdentity
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.writing import check_local, check_parents
 from lit_jax.config.generate import GenerateConfig, parse_aspect_ratio
+from lit_jax.config.protocol import Protocol
 from lit_jax.config.typed import require
 from lit_jax.data import buckets
 from lit_jax.data.tokenizer import Tokenizer, load_tokenizer
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.family import architecture
 from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import LabelledConfig
 from lit_jax.models.t5.config import T5Config
 from lit_jax.runs.hosts import Log
-from lit_jax.sampling.drawing import PIXEL_CHANNELS
-from lit_jax.sampling.prompts import Prompt, folder_of, read_prompts
-from lit_jax.sampling.text_drawing import TextProtocol, check_protocol
+from lit_jax.sampling.decode import PIXEL_CHANNELS
+from lit_jax.sampling.prompts import Prompt, folder_of, read_prompts, shortened
+from lit_jax.sampling.sampler import check_protocol
 from lit_jax.sampling.windows import with_windows
 
 PIXEL_STEP = 16
@@ -46,18 +39,28 @@ INFORMATION = ("model", "vae.id", "text_encoder.id")
 
 
 @dataclass(frozen=True)
+class Folders:
+    """The three networks on disk."""
+
+    model: ModelFolder
+    text: ModelFolder
+    vae: ModelFolder
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What the checks have established. `size` counts pixels, `latent_size` latent pixels, height
+    """Result of the checks. `size` counts pixels, `latent_size` latent pixels, height
     first; `folder` is where the names of the files of `prompts` start."""
 
     config: GenerateConfig
     prompts: tuple[Prompt, ...]
     folder: Path
+    folders: Folders
     model: PixArtConfig
     text: T5Config
     vae: AutoencoderConfig
     tokenizer: Tokenizer
-    protocol: TextProtocol
+    protocol: Protocol
     size: tuple[int, int]
     latent_size: tuple[int, int]
     max_length: int
@@ -68,7 +71,7 @@ class Plan:
         return self.protocol.cfg_scale != 1.0
 
     @property
-    def away_from(self) -> str | None:
+    def uncond_text(self) -> str | None:
         """The text that guidance leads away from, None when the model's null caption serves or
         there is no guidance."""
         stored = self.model.model_max_length is not None
@@ -84,7 +87,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Identities:
-    """Which networks these are."""
+    """Identities of the three networks."""
 
     weights_sha256: str
     text_encoder: TextEncoderIdentity
@@ -92,19 +95,25 @@ class Identities:
 
 
 def check(config: GenerateConfig) -> Plan:
-    """Return all that can be refused by looking at names, sizes and prompts."""
+    """Check names, sizes and prompts. Raises ValueError for a job that cannot work."""
     prompts = read_prompts(config)
-    model = read_denoiser(config.model)
-    text, vae = read_text_encoder(config.text_encoder), read_vae(config.vae)
-    check_fit(config, model, text, vae)
-    protocol = TextProtocol(config.sampler, config.steps, config.guidance, seed=config.seed)
+    folders = Folders(
+        ModelFolder(config.model, expect="caption", flag="--model"),
+        ModelFolder(config.text_encoder, expect="T5", flag="--text_encoder"),
+        ModelFolder(config.vae, expect="AutoencoderKL", flag="--vae"),
+    )
+    model, text, vae = map(_config, (folders.model, folders.text, folders.vae))
+    folders.model.require_companions(folders.vae, folders.text)
+    require(
+        vae.out_channels in PIXEL_CHANNELS,
+        f"--vae {config.vae} makes images of {vae.out_channels} channels; 1 or 3 can be written",
+    )
+    protocol = config.protocol
     check_protocol(protocol, model)
     require(
-        config.guidance != 1.0 or not config.negative_prompt,
-        "--negative_prompt is given, but --guidance 1 is no guidance; give a scale above 1",
+        protocol.cfg_scale != 1.0 or not config.negative_prompt,
+        "--negative_prompt is given, but --cfg_scale 1 is no guidance; give a scale above 1",
     )
-    for path in (config.model, config.text_encoder, config.vae):
-        folder.require_weights(path)
     size = image_size(config, model, vae)
     dtype = config.dtype
     if dtype == "auto":
@@ -116,10 +125,11 @@ def check(config: GenerateConfig) -> Plan:
         config,
         prompts,
         folder_of(config),
+        folders,
         dataclasses.replace(model, dtype=dtype),
         dataclasses.replace(text, dtype=dtype),
         dataclasses.replace(vae, dtype=dtype),
-        load_tokenizer(config.text_encoder),
+        load_tokenizer(folders.text.path),
         protocol,
         size,
         latent_size,
@@ -130,50 +140,8 @@ def check(config: GenerateConfig) -> Plan:
     return plan
 
 
-def read_denoiser(path: str) -> PixArtConfig:
-    config = folder.read_config(path)
-    if isinstance(config, LabelledConfig):
-        raise ValueError(
-            f"--model {path} holds a {config.family} on class labels; draw from it with `sample`"
-        )
-    if not isinstance(config, PixArtConfig):
-        raise ValueError(f"--model {path} holds a {config.family}; a PixArt or LiT-0.6B is needed")
-    return config
-
-
-def read_text_encoder(path: str) -> T5Config:
-    config = folder.read_config(path)
-    if not isinstance(config, T5Config):
-        raise ValueError(f"--text_encoder {path} holds a {config.family}; a T5 is needed")
-    return config
-
-
-def read_vae(path: str) -> AutoencoderConfig:
-    config = folder.read_config(path)
-    if not isinstance(config, AutoencoderConfig):
-        raise ValueError(f"--vae {path} holds a {config.family}; an AutoencoderKL is needed")
-    return config
-
-
-def check_fit(
-    config: GenerateConfig, model: PixArtConfig, text: T5Config, vae: AutoencoderConfig
-) -> None:
-    """The three networks must speak of the same numbers of channels."""
-    require(
-        text.d_model == model.caption_channels,
-        f"--text_encoder {config.text_encoder} makes features of {text.d_model} channels,"
-        f" {config.model} takes caption_channels {model.caption_channels}; give the encoder it was"
-        " trained with",
-    )
-    require(
-        vae.latent_channels == model.in_channels,
-        f"--vae {config.vae} has latents of {vae.latent_channels} channels, {config.model} makes"
-        f" {model.in_channels}; give the VAE it was trained with",
-    )
-    require(
-        vae.out_channels in PIXEL_CHANNELS,
-        f"--vae {config.vae} makes images of {vae.out_channels} channels; 1 or 3 can be written",
-    )
+def _config(folder: ModelFolder) -> Any:
+    return folder.config
 
 
 def image_size(
@@ -206,10 +174,10 @@ def text_length(config: GenerateConfig, model: PixArtConfig) -> int:
 
 
 def check_out(config: GenerateConfig) -> None:
-    """The output must be what it is to be: a file or a folder."""
+    """Refuse a folder for one prompt and a file for many."""
     out = Path(config.out).expanduser()
-    folder.check_local(config.out, "--out")
-    folder.check_parents(out)
+    check_local(config.out, "--out")
+    check_parents(out)
     if config.prompt:
         require(not out.is_dir(), f"--out {out} is a folder; give the name of a PNG in it")
     else:
@@ -232,40 +200,32 @@ def warn_of_cut_prompts(plan: Plan, log: Log) -> None:
         log(f"warning: and of {len(cut) - 3} prompts more")
 
 
-def shortened(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
 def identify(plan: Plan, log: Log) -> Identities:
-    """Read the weights, or their recorded sums, and compares them with what the model was trained
-    with. Raises ValueError for another VAE or text encoder."""
-    config = plan.config
-    text, vae = text_encoder_identity(config.text_encoder), vae_identity(config.vae)
-    named_text, named_vae = recorded_text_encoder(config.model), recorded_vae(config.model)
-    if named_text is not None:
-        ours = f"the captions of {config.model}"
-        named_text.require_same(text, ours, f"--text_encoder {config.text_encoder}")
-    if named_vae is not None:
-        named_vae.require_same(vae, f"the latents of {config.model}", f"--vae {config.vae}")
-    for named, what, path in (
-        (named_text, "text encoder", config.text_encoder),
-        (named_vae, "VAE", config.vae),
+    """Return the identities of the networks, recorded or computed; log which are assumed."""
+    folders = plan.folders
+    for recorded, what, folder in (
+        (folders.model.text_encoder, "text encoder", folders.text),
+        (folders.model.vae, "VAE", folders.vae),
     ):
-        if named is None:
-            log(f"note: {config.model} does not say which {what} it belongs to; taking {path}")
-    return Identities(params_sha256(folder.load_model_dir(config.model)[1]), text, vae)
+        if recorded is None:
+            log(f"note: {folders.model} does not record its {what}; {folder} is used")
+    return Identities(
+        folders.model.sha256, folders.text.text_encoder_identity, folders.vae.vae_identity
+    )
 
 
 def request_of(plan: Plan, identities: Identities) -> dict[str, Any]:
     """Return everything that defines an image besides its prompt and number."""
     precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    protocol = dataclasses.asdict(plan.protocol)
     return {
         "model": plan.config.model,
         "weights_sha256": identities.weights_sha256,
         "architecture": architecture(plan.model),
         "text_encoder": dataclasses.asdict(identities.text_encoder),
         "vae": dataclasses.asdict(identities.vae),
-        "protocol": dataclasses.asdict(plan.protocol),
+        # Earlier versions knew no interval: without one, requests are the same.
+        "protocol": {k: v for k, v in protocol.items() if v is not None},
         "size": list(plan.size),
         "negative_prompt": plan.config.negative_prompt or None,
         "null_mask": plan.null_mask if plan.guides else None,

@@ -1,4 +1,4 @@
-"""What generating an image needs in memory, said before anything is loaded.
+"""Memory that generating an image needs, reported before anything is loaded.
 
 Parameters are counted; activations are estimates, from the largest arrays that are alive together.
 The three networks are in memory one after another.
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from lit_jax.commands.generate.checks import Plan
 from lit_jax.models import functional
-from lit_jax.models.attention.window import Tiling
+from lit_jax.models.attention.tiling import Tiling
 from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.autoencoder.model import TILE
 from lit_jax.models.pixart.config import PixArtConfig
@@ -62,7 +62,8 @@ def parts(plan: Plan, batch: int) -> tuple[Part, ...]:
 
 
 def _part(config: Any, dtype: str, activations: int) -> Part:
-    """Return integers stay what they are; floating-point parameters are held in `dtype`."""
+    """Return one network; floating-point parameters are held in `dtype`, integers stay as they
+    are."""
     leaves = jax.tree.leaves(functional.abstract_params(config))
     integers = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if _is_integer(leaf))
     floats = sum(leaf.size for leaf in leaves if not _is_integer(leaf))
@@ -76,9 +77,9 @@ def _is_integer(leaf: Any) -> bool:
 
 
 def text_activations(config: T5Config, length: int) -> int:
-    """Return of one text: the residual stream with queries, keys and values, the two halves of the
-    gated MLP with their product, logits and weights of the attention; and, one layer at a time, the
-    kernels in float32."""
+    """Return the bytes for one text: the residual stream with queries, keys and values, the two
+    halves of the gated MLP with their product, logits and weights of the attention; and, one layer
+    at a time, the kernels in float32."""
     D, F, inner = config.d_model, config.d_ff, config.inner_width
     stream = length * (3 * D + 3 * inner + 3 * F)
     attention = 2 * config.num_heads * length * length
@@ -87,10 +88,10 @@ def text_activations(config: T5Config, length: int) -> int:
 
 
 def denoiser_activations(config: PixArtConfig, latent: tuple[int, int], batch: int) -> int:
-    """Return of one block on `batch` images: the residual stream with what the attention reads and
-    makes, the hidden layer of the MLP, and the N x N logits and weights of softmax attention, which
-    accelerators do not hold; or the strips of keys and the logits of windows. In bfloat16 the CPU
-    backend also keeps all kernels as float32."""
+    """Return the bytes for one block on `batch` images: the residual stream with what the attention
+    reads and makes, the hidden layer of the MLP, and the N x N logits and weights of softmax
+    attention, which accelerators do not hold; or the strips of keys and the logits of windows. In
+    bfloat16 the CPU backend also keeps all kernels as float32."""
     on_cpu = jax.default_backend() == "cpu"
     tokens = latent[0] * latent[1] // config.patch_size**2
     width = 8 * config.hidden_size + 2 * config.mlp_width
@@ -113,8 +114,8 @@ def denoiser_activations(config: PixArtConfig, latent: tuple[int, int], batch: i
 
 
 def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], tiled: bool) -> int:
-    """Return of one image: 3.5 arrays of the second widest level at full resolution (what XLA plans
-    for the released network), or those of a tile and the middle block."""
+    """Return the bytes for one image: 3.5 arrays of the second widest level at full resolution
+    (what XLA plans for the released network), or those of a tile and the middle block."""
     widths = config.block_out_channels
     per_pixel = 3.5 * 4 * widths[min(1, len(widths) - 1)]
     pixels = latent[0] * latent[1] * config.downsampling**2
@@ -125,8 +126,8 @@ def decoder_activations(config: AutoencoderConfig, latent: tuple[int, int], tile
     return int(per_pixel * tile + middle + 4 * 2 * config.out_channels * pixels)
 
 
-def tell(plan: Plan, batch: int, log: Log) -> None:
-    """Print what is needed and what there is.
+def report(plan: Plan, batch: int, log: Log) -> None:
+    """Log the required and the free memory.
 
     Raises ValueError when the parameters alone do not fit into the memory; warns when they might
     not together with what is computed from them.
@@ -207,7 +208,7 @@ class Phases:
         seconds = time.perf_counter() - began
         self._rows.append(f"  {name:26}{duration(seconds):>9}   peak memory {peak_memory()}")
 
-    def tell(self, log: Log) -> None:
+    def report(self, log: Log) -> None:
         log(f"done in {duration(time.perf_counter() - self._began)}:")
         for row in self._rows:
             log(row)

@@ -6,9 +6,8 @@ channels of the text encoder.
 
 from __future__ import annotations
 
-import functools
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +15,28 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lit_jax import sharding
-from lit_jax.checkpoints import folder
-from lit_jax.commands.generate.checks import Plan, shortened
-from lit_jax.commands.generate.output import Pieces
+from lit_jax.commands.generate.checks import Plan
 from lit_jax.data.transforms import to_uint8
-from lit_jax.diffusion.gaussian import create_process
 from lit_jax.models import functional
-from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.conditions import TextCondition
 from lit_jax.runs.hosts import Log
-from lit_jax.runs.progress import Bar
-from lit_jax.sampling.drawing import decoder, load_sharded
-from lit_jax.sampling.prompts import Prompt
-from lit_jax.sampling.text_drawing import make_text_sampler, prompt_keys, text_conditions
+from lit_jax.runs.output import Output
+from lit_jax.runs.progress import Progress
+from lit_jax.sampling.decode import decode_in_batches
+from lit_jax.sampling.prompts import Prompt, shortened
+from lit_jax.sampling.sampler import (
+    StepProgress,
+    make_sampler,
+    prompt_keys,
+    require_finite,
+    text_conditions,
+)
 from lit_jax.sampling.text_features import load_text_encoder
 from lit_jax.sampling.windows import with_averages
 
-AWAY = "text/away"
-"""The piece with the features that guidance leads away from."""
+LATENTS = "latents"
+UNCOND = "text/away"
+"""The part with the features of the unconditional text."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,8 @@ class Images:
         return [divmod(i, self.plan.config.num_images) for i in images]
 
     def filled(self, batch: int) -> list[tuple[int, int]]:
-        """Return `members`, filled to the size of a batch with copies nobody keeps, so that nothing
-        is compiled twice."""
+        """Return `members`, filled to the size of a batch with copies that are dropped, so that
+        nothing is compiled twice."""
         members = self.members(batch)
         return members + [members[-1]] * (self.batch_size - len(members))
 
@@ -70,134 +72,133 @@ class Images:
     def file(self, prompt: int, number: int) -> str:
         return self.plan.prompts[prompt].images[number]
 
-    def piece(self, batch: int) -> str:
-        """Return the name of the latents of a batch, which differ in their last bits in another
+    def part(self, batch: int) -> str:
+        """Return the part with the latents of a batch, which differ in their last bits in another
         batch."""
-        return f"latents/{batch:06d}-of-{self.batch_size}"
+        return f"{LATENTS}/{batch:06d}-of-{self.batch_size}"
 
 
-def text_piece(prompt: int) -> str:
+def text_part(prompt: int) -> str:
     return f"text/{prompt:06d}"
 
 
 # --- text encoder: prompts -> features ---
 
 
-def encode_prompts(plan: Plan, numbers: list[int], away: bool, pieces: Pieces, log: Log) -> None:
-    """Write the features of the prompts with these numbers, and those to guide away from.
+def encode_prompts(plan: Plan, numbers: list[int], uncond: bool, output: Output, log: Log) -> None:
+    """Write the features of the prompts with these numbers, and those of the unconditional text.
 
     One text at a time: its features are the same whatever is asked for beside it. Of a prompt only
     the tokens that are attended to are kept.
     """
-    if not numbers and not away:
+    if not numbers and not uncond:
         return
-    encoder = load_text_encoder(plan.config.text_encoder, plan.dtype)
-    with Bar("text encoder", len(numbers) + away, "text", log) as bar:
+    encoder = load_text_encoder(plan.folders.text, plan.dtype)
+    with Progress("text encoder", len(numbers) + uncond, "text", log) as progress:
         for number in numbers:
             text = plan.prompts[number].text
             features_1xLxD, mask_1xL = encoder.features([text], plan.max_length, 1)
-            require_finite(features_1xLxD, [shortened(text)], "text encoder", plan)
-            pieces.write(text_piece(number), tokens=features_1xLxD[0, mask_1xL[0] != 0])
-            bar()
-        if away:
-            assert plan.away_from is not None
-            features_1xLxD, mask_1xL = encoder.features([plan.away_from], plan.max_length, 1)
-            require_finite(features_1xLxD, [shortened(plan.away_from)], "text encoder", plan)
-            pieces.write(AWAY, tokens=features_1xLxD[0], mask=mask_1xL[0])
-            bar()
+            require_finite(features_1xLxD, [shortened(text)], "text encoder", remedy(plan))
+            output.save(text_part(number), tokens=features_1xLxD[0, mask_1xL[0] != 0])
+            progress.advance()
+        if uncond:
+            assert plan.uncond_text is not None
+            features_1xLxD, mask_1xL = encoder.features([plan.uncond_text], plan.max_length, 1)
+            require_finite(
+                features_1xLxD, [shortened(plan.uncond_text)], "text encoder", remedy(plan)
+            )
+            output.save(UNCOND, tokens=features_1xLxD[0], mask=mask_1xL[0])
+            progress.advance()
     release(encoder.params)
 
 
 # --- denoiser: features -> latents ---
 
 
-def draw_batches(images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, log: Log) -> None:
+def draw_batches(images: Images, numbers: list[int], mesh: Mesh, output: Output, log: Log) -> None:
     """Write the latents of the batches with these numbers."""
     if not numbers:
         return
     plan = images.plan
-    params = load_sharded(plan.config.model, mesh, plan.dtype)[1]
+    params = plan.folders.model.params(mesh, plan.dtype)
     params = with_averages(plan.model, params, mesh)
-    away = _away(plan, params, pieces)
-    steps = len(numbers) * create_process(plan.protocol.steps).num_steps
-    with Bar("denoiser", steps, "step", log) as bar:
-        draw = make_text_sampler(plan.model, plan.protocol, mesh, plan.latent_size, bar)
+    uncond = _uncond(plan, params, output)
+    count = len(numbers) * images.batch_size
+    with Progress("denoiser", count, "image", log) as progress:
+        steps = StepProgress(progress, plan.model, plan.protocol, images.batch_size)
+        draw = make_sampler(
+            plan.model, plan.protocol, mesh, plan.latent_size, progress=steps.callback
+        )
         for number in numbers:
-            cond, null_cond = conditions(images, number, away, pieces)
+            cond, uncond_cond = conditions(images, number, uncond, output)
             members = images.filled(number)
             texts = [images.prompt(prompt).text for prompt, _ in members]
             keys = prompt_keys(plan.protocol.seed, texts, [k for _, k in members])
-            latents_BxhxwxC = np.asarray(draw(params, keys, cond, null_cond))
+            latents_BxhxwxC = np.asarray(draw(params, None, keys, cond, uncond_cond)[0])
             latents_BxhxwxC = latents_BxhxwxC[: len(images.members(number))]
-            require_finite(latents_BxhxwxC, names(images, number), "sampler", plan)
-            pieces.write(images.piece(number), latents=latents_BxhxwxC, devices=devices())
+            require_finite(latents_BxhxwxC, names(images, number), "sampler", remedy(plan))
+            output.save(images.part(number), latents=latents_BxhxwxC, devices=devices())
+            steps.batch_done()
     release(params)
 
 
-def _away(plan: Plan, params: Any, pieces: Pieces) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return tokens [L, D] to guide away from and their own mask [L]; None without guidance."""
+def _uncond(plan: Plan, params: Any, output: Output) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return tokens [L, D] of the unconditional text and their own mask [L]; None without
+    guidance."""
     if not plan.guides:
         return None
-    if plan.away_from is not None:
-        piece = pieces.read(AWAY)
+    if plan.uncond_text is not None:
+        piece = output.load(UNCOND)
         return piece["tokens"], piece["mask"]
-    stored_LxD = np.asarray(params["y_embedder"]["null_caption"], np.float32)
+    stored_LxD = np.asarray(functional.null_caption(plan.model, params), np.float32)
     return stored_LxD[: plan.max_length], plan.tokenizer([""], plan.max_length)[1][0]
 
 
 def conditions(
-    images: Images, batch: int, away: tuple[np.ndarray, np.ndarray] | None, pieces: Pieces
+    images: Images, batch: int, uncond: tuple[np.ndarray, np.ndarray] | None, output: Output
 ) -> tuple[TextCondition, TextCondition]:
-    """Return what the images of a batch are guided towards and away from."""
+    """Return the condition of the images of a batch, and the unconditional one."""
     plan = images.plan
-    texts = [pieces.read(text_piece(prompt))["tokens"] for prompt, _ in images.filled(batch)]
+    texts = [output.load(text_part(prompt))["tokens"] for prompt, _ in images.filled(batch)]
     size = plan.size if plan.model.micro_condition else None
-    return text_conditions(texts, plan.max_length, away, plan.null_mask == "own", size)
+    return text_conditions(texts, plan.max_length, uncond, plan.null_mask == "own", size)
 
 
 # --- VAE: latents -> images ---
 
 
 def decode_batches(
-    images: Images, numbers: list[int], mesh: Mesh, pieces: Pieces, log: Log
+    images: Images, numbers: list[int], mesh: Mesh, output: Output, log: Log
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number, images uint8 [B, H, W, C]) of the batches with these numbers."""
     if not numbers:
         return
     plan = images.plan
-    shardings = functional.shardings(plan.vae, mesh)
-    params = folder.load_model_dir(plan.config.vae, shardings)[1]
+    params = plan.folders.vae.params(mesh)
     decode = _tiled(plan, params) if plan.config.tile else _whole(plan, params, mesh)
     count = sum(len(images.members(number)) for number in numbers)
-    with Bar("VAE", count, "image", log) as bar:
+    with Progress("VAE", count, "image", log) as progress:
         for number in numbers:
-            latents_BxhxwxC = pieces.read(images.piece(number))["latents"]
+            latents_BxhxwxC = output.load(images.part(number))["latents"]
             images_BxHxWxC = decode(latents_BxhxwxC, images.batch_size)
-            require_finite(images_BxHxWxC, names(images, number), "VAE", plan)
+            require_finite(images_BxHxWxC, names(images, number), "VAE", remedy(plan))
             yield number, to_uint8(images_BxHxWxC)
             for _ in images_BxHxWxC:
-                bar()
+                progress.advance()
     release(params)
 
 
 def _whole(plan: Plan, params: Any, mesh: Mesh) -> Any:
-    """Return every device decodes its images one by one."""
-    program = _decoding(plan.vae, mesh)
+    """Return the function with which every device decodes its images one by one."""
 
     def decode(latents_BxhxwxC: np.ndarray, size: int) -> np.ndarray:
-        index_B = np.minimum(np.arange(size), len(latents_BxhxwxC) - 1)
-        return np.asarray(program(params, latents_BxhxwxC[index_B]))[: len(latents_BxhxwxC)]
+        return decode_in_batches(plan.vae, params, latents_BxhxwxC, mesh, size)
 
     return decode
 
 
-@functools.lru_cache(maxsize=8)
-def _decoding(vae: AutoencoderConfig, mesh: Mesh) -> Callable[..., jax.Array]:
-    return jax.jit(decoder(vae, mesh, 1), out_shardings=sharding.replicated(mesh))
-
-
 def _tiled(plan: Plan, params: Any) -> Any:
-    """Return one device decodes all images, tile by tile."""
+    """Return the function with which one device decodes all images, tile by tile."""
     device = jax.local_devices()[0]
     model = functional.with_params(plan.vae, jax.device_put(params, device))
 
@@ -212,32 +213,24 @@ def _tiled(plan: Plan, params: Any) -> Any:
 
 
 def names(images: Images, batch: int) -> list[str]:
-    """Return what to call the images of a batch in a message."""
+    """Return names of the images of a batch, for messages."""
     return [
         f"image {number} of {shortened(images.prompt(prompt).text)}"
         for prompt, number in images.members(batch)
     ]
 
 
-def require_finite(array: np.ndarray, what: list[str], where: str, plan: Plan) -> None:
-    """Raise FloatingPointError, naming the first of the things along axis 0 that is not finite."""
-    finite = np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
-    if finite.all():
-        return
-    remedy = "a lower --guidance" if plan.dtype == "float32" else "--dtype float32"
-    raise FloatingPointError(
-        f"{what[int(np.argmin(finite))]} is not finite after the {where}; check the weights, or"
-        f" try {remedy}"
-    )
+def remedy(plan: Plan) -> str:
+    return "a lower --cfg_scale" if plan.dtype == "float32" else "--dtype float32"
 
 
 def devices() -> np.ndarray:
-    """Return what this process draws on, as an array of text."""
+    """Return the devices of this process, as an array of text."""
     return np.array(f"{jax.local_device_count()} x {jax.devices()[0].device_kind}")
 
 
 def release(params: Any) -> None:
-    """Free the memory of a network at once, whoever still knows of it."""
+    """Free the memory of a network at once, whatever still refers to it."""
     for leaf in jax.tree.leaves(params):
         if isinstance(leaf, jax.Array):
             leaf.delete()

@@ -1,5 +1,4 @@
-"""What the sample job refuses before it compiles or writes anything, and the request that an
-output folder belongs to."""
+"""Checks of a sample job, before anything is compiled or written."""
 
 from __future__ import annotations
 
@@ -11,255 +10,163 @@ from typing import Any
 
 import jax
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import VaeIdentity, vae_identity
-from lit_jax.checkpoints.recorded import recorded_vae
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.config import unknown_name
-from lit_jax.diffusion.guidance import GUIDED_CHANNELS
-from lit_jax.diffusion.samplers import SAMPLERS
-from lit_jax.evaluation.npz_images import RECORD
+from lit_jax.config.sample import SampleConfig
 from lit_jax.models.attention import mixer_class
-from lit_jax.models.autoencoder.config import AutoencoderConfig
 from lit_jax.models.family import architecture
-from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import LabelledConfig
-from lit_jax.runs.requests import REQUEST, plain, require_space
-from lit_jax.sampling.drawing import PIXEL_CHANNELS, Protocol
+from lit_jax.runs.output import Output
+from lit_jax.runs.requests import plain, require_space
+from lit_jax.sampling.decode import PIXEL_CHANNELS
 from lit_jax.sampling.labels import LABEL_POLICIES
-from lit_jax.sampling.shards import ARRAYS, FOLDER, GRID, Shards
+from lit_jax.sampling.sampler import check_protocol
+from lit_jax.sampling.shards import Shards
 from lit_jax.sampling.windows import with_windows
 
-DTYPES = ("float32", "bfloat16")
-
-# Entries of a request that are for people: the same weights may lie in another folder.
 INFORMATION = ("model", "vae.id")
-
-REMEDY = "choose another --out, or remove it to draw again"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a call of the job asks for."""
-
-    model: str
-    out: Path
-    num_samples: int
-    protocol: Protocol
-    labels: tuple[int, ...]
-    label_policy: str
-    vae: str
-    save_latents: bool
-    dtype: str
-    shard_size: int
-    batch_size: int
-    decode_batch_size: int
-    sequence: int
-    window_size: int
-    down_factor: int
+"""Entries of a request that may differ: the same weights may lie in another folder."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the checks have established. `shapes`: arrays to be kept -> shape of one image."""
+class Job:
+    """Result of the checks. `shapes`: arrays to be kept -> shape of one image."""
 
-    order: Order
-    config: LabelledConfig
-    vae: VaeIdentity | None
-    vae_named_by_model: bool
-    shards: Shards
+    config: SampleConfig
+    model: ModelFolder
+    network: LabelledConfig
+    vae: ModelFolder | None
     shapes: dict[str, tuple[int, ...]]
 
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out).expanduser()
 
-def check_order(order: Order) -> Plan:
-    """Return all that can be refused without touching a device."""
-    config = folder.read_denoiser_config(order.model)
-    if isinstance(config, PixArtConfig):
-        raise ValueError(
-            f"{order.model} holds a PixArt, which draws from captions; use `generate` instead"
-        )
-    config = with_windows(config, order.window_size, order.down_factor, config.grid, order.model)
-    check(config, order.protocol, order.labels, order.num_samples, order.batch_size)
-    if order.shard_size < 1 or order.decode_batch_size < 1:
-        raise ValueError(
-            f"shard_size {order.shard_size} and decode_batch_size {order.decode_batch_size} must"
-            " be at least 1"
-        )
-    if order.dtype not in DTYPES:
-        raise unknown_name("dtype", order.dtype, DTYPES)
-    check_labels(config, order)
-    check_rows(config, order)
-    if order.out.exists() and not order.out.is_dir():
-        raise ValueError(f"{order.out} is a file; --out is a folder")
-    check_kept(order.out)
-    folder.require_weights(order.model)
+    @property
+    def shards(self) -> Shards:
+        count = self.config.num_samples
+        return Shards(count, min(self.config.shard_size, count))
 
-    named = recorded_vae(order.model)
-    latents = named is not None or config.in_channels not in PIXEL_CHANNELS
-    vae: VaeIdentity | None = None
-    shapes: dict[str, tuple[int, ...]] = {"images": (*config.image_size, config.in_channels)}
-    if latents:
-        vae, shapes = check_vae(config, order, named)
-    elif order.vae or order.save_latents:
-        flag = f"--vae {order.vae}" if order.vae else "--save_latents"
-        raise ValueError(
-            f"{flag} is given, but {order.model} is a model of pixels ({config.in_channels}"
-            " channels); leave it out"
-        )
-    config = dataclasses.replace(config, dtype=order.dtype)
-    shards = Shards(order.out, order.num_samples, min(order.shard_size, order.num_samples))
-    return Plan(order, config, vae, named is not None, shards, shapes)
+    def request(self) -> dict[str, Any]:
+        """Return the settings that define the files of the output; shard size included, because
+        shards of two sizes do not fit together."""
+        config = self.config
+        precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        request = {
+            "model": config.model,
+            "weights_sha256": self.model.sha256,
+            "architecture": architecture(self.network),
+            "protocol": dataclasses.asdict(config.protocol),
+            "count": config.num_samples,
+            "label_policy": config.label_policy if self.network.num_classes else None,
+            "labels": config.labels or None,
+            "vae": None if self.vae is None else dataclasses.asdict(self.vae.vae_identity),
+            "dtype": config.dtype,
+            "matmul_precision": precision or "default",
+            "save_latents": config.save_latents,
+            "shard_size": self.shards.size,
+        }
+        return plain(request)
 
 
-def check(
-    config: LabelledConfig,
-    protocol: Protocol,
-    labels: tuple[int, ...],
-    num_samples: int,
-    batch_size: int,
-) -> None:
-    """Refuse what cannot be sampled, with the values and the remedy."""
-    if protocol.sampler not in SAMPLERS:
-        raise unknown_name("sampler", protocol.sampler, SAMPLERS)
-    if protocol.cfg_channels not in GUIDED_CHANNELS:
-        raise unknown_name("guidance channels", protocol.cfg_channels, GUIDED_CHANNELS)
-    if num_samples < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_samples {num_samples} and batch_size {batch_size} must be at least 1"
-        )
-    if not 0 <= protocol.seed < 2**32:
-        raise ValueError(f"seed {protocol.seed} is not in 0..{2**32 - 1}")
-    if labels and not config.num_classes:
+def check(config: SampleConfig) -> Job:
+    """Check everything that needs no device. Raises ValueError for a job that cannot work."""
+    model = ModelFolder(config.model, expect="label", flag="--model")
+    network: Any = model.config
+    network = with_windows(
+        network, config.window_size, config.down_factor, network.grid, config.model
+    )
+    check_protocol(config.protocol, network)
+    check_labels(config, network)
+    check_rows(config, network)
+    vae, shapes = check_vae(config, model)
+    return Job(config, model, dataclasses.replace(network, dtype=config.dtype), vae, shapes)
+
+
+def check_labels(config: SampleConfig, network: LabelledConfig) -> None:
+    """Refuse labels that the model does not have, and a policy without effect."""
+    labels, policy = config.labels, config.label_policy
+    if labels and not network.num_classes:
         raise ValueError("--labels are given, but the model is unconditional")
-    if wrong := [label for label in labels if not 0 <= label < config.num_classes]:
-        raise ValueError(f"labels {wrong} are not in 0..{config.num_classes - 1}")
-    if not math.isfinite(protocol.cfg_scale):
-        raise ValueError(f"cfg_scale is {protocol.cfg_scale}; it must be a finite number")
-    if protocol.cfg_interval is not None and protocol.cfg_scale == 1.0:
-        raise ValueError(
-            f"cfg_interval {protocol.cfg_interval} is given, but cfg_scale 1 is no guidance; give a"
-            " scale, or leave the interval out"
-        )
-    if protocol.cfg_scale != 1.0 and config.null_label is None:
-        raise ValueError(
-            f"guidance {protocol.cfg_scale} needs a null class, which this model"
-            " was not trained with; use --cfg_scale 1"
-        )
-    protocol.function_evaluations()
-
-
-def check_labels(config: LabelledConfig, order: Order) -> None:
-    """The policy must exist, and have a say."""
-    policy = order.label_policy
+    if wrong := [label for label in labels if not 0 <= label < network.num_classes]:
+        raise ValueError(f"labels {wrong} are not in 0..{network.num_classes - 1}")
     if policy not in LABEL_POLICIES:
         raise unknown_name("label policy", policy, LABEL_POLICIES)
-    if policy != "balanced" and not config.num_classes:
+    if policy != "balanced" and not network.num_classes:
         raise ValueError(f"--label_policy {policy} is given, but the model is unconditional")
-    if policy != "balanced" and order.labels:
+    if policy != "balanced" and labels:
         raise ValueError(
             f"--labels are repeated in their order, which --label_policy {policy} contradicts;"
             " give one of the two"
         )
 
 
-def check_rows(config: LabelledConfig, order: Order) -> None:
-    """Each of the devices that share an image must get the same number of rows of tokens."""
-    rows, sequence = config.grid[0], order.sequence
-    if sequence < 1:
-        raise ValueError(f"sequence {sequence} must be at least 1")
+def check_rows(config: SampleConfig, network: LabelledConfig) -> None:
+    """Refuse a number of devices that cannot share the rows of an image."""
+    rows, sequence = network.grid[0], config.sequence
     if sequence == 1:
         return
-    mixer = mixer_class(config.mixer)
+    mixer = mixer_class(network.mixer)
     if mixer.EXCHANGED is None:
         raise ValueError(
-            f"sequence {sequence}: the mixer {config.mixer!r} of {order.model} goes through its"
-            " tokens one after the other, which devices cannot share; leave --sequence out"
+            f"sequence {sequence}: the mixer {network.mixer!r} of {config.model} scans its tokens"
+            " one after the other, which devices cannot share; leave --sequence out"
         )
     if rows % sequence:
         raise ValueError(
-            f"sequence {sequence} does not divide the {rows} rows of tokens of {order.model};"
+            f"sequence {sequence} does not divide the {rows} rows of tokens of {config.model};"
             " choose a divisor"
         )
-    if rows // sequence % (whole := mixer.row_multiple(config)):
+    if rows // sequence % (whole := mixer.row_multiple(network)):
         raise ValueError(
             f"sequence {sequence} gives each device {rows // sequence} of the {rows} rows of"
-            f" tokens of {order.model}; its mixer {config.mixer!r} needs a multiple of {whole}:"
+            f" tokens of {config.model}; its mixer {network.mixer!r} needs a multiple of {whole}:"
             " choose a smaller sequence"
         )
 
 
 def check_vae(
-    config: LabelledConfig, order: Order, named: VaeIdentity | None
-) -> tuple[VaeIdentity | None, dict[str, tuple[int, ...]]]:
-    """Return the VAE that turns the model's latents into images, and what is kept of each image."""
-    latent_shape = (*config.image_size, config.in_channels)
-    shapes: dict[str, tuple[int, ...]] = {"latents": latent_shape} if order.save_latents else {}
-    if not order.vae:
-        if order.save_latents:
+    config: SampleConfig, model: ModelFolder
+) -> tuple[ModelFolder | None, dict[str, tuple[int, ...]]]:
+    """Return the VAE of a model of latents, and the arrays to be kept -> shape of one image."""
+    network: Any = model.config
+    own_shape = (*network.image_size, network.in_channels)
+    if model.vae is None and network.in_channels in PIXEL_CHANNELS:
+        if config.vae or config.save_latents:
+            flag = f"--vae {config.vae}" if config.vae else "--save_latents"
+            raise ValueError(
+                f"{flag} is given, but {config.model} is a model of pixels ({network.in_channels}"
+                " channels); leave it out"
+            )
+        return None, {"images": own_shape}
+    shapes: dict[str, tuple[int, ...]] = {"latents": own_shape} if config.save_latents else {}
+    if not config.vae:
+        if config.save_latents:
             return None, shapes
-        wanted = f" {named.id} (sha256 {named.sha256[:12]})" if named else ""
+        which = f" {model.vae.id} (sha256 {model.vae.sha256[:12]})" if model.vae else ""
         raise ValueError(
-            f"{order.model} is a model of latents ({config.in_channels} channels): give the folder"
-            f" of its VAE{wanted} with --vae, or --save_latents to get the latents"
+            f"{config.model} is a model of latents ({network.in_channels} channels): give the"
+            f" folder of its VAE{which} with --vae, or --save_latents to get the latents"
         )
-    vae_config = folder.read_config(order.vae)
-    if not isinstance(vae_config, AutoencoderConfig):
-        raise ValueError(f"{order.vae} holds a {vae_config.family}; --vae needs an AutoencoderKL")
-    if vae_config.latent_channels != config.in_channels:
+    vae = ModelFolder(config.vae, expect="AutoencoderKL", flag="--vae")
+    model.require_companions(vae=vae)
+    decoder: Any = vae.config
+    if decoder.out_channels not in PIXEL_CHANNELS:
         raise ValueError(
-            f"the VAE {order.vae} has latents of {vae_config.latent_channels} channels,"
-            f" {order.model} makes {config.in_channels}; give the VAE it was trained with"
+            f"the VAE {config.vae} makes images of {decoder.out_channels} channels; 1 or 3 can be"
+            " written"
         )
-    if vae_config.out_channels not in PIXEL_CHANNELS:
-        raise ValueError(
-            f"the VAE {order.vae} makes images of {vae_config.out_channels} channels; 1 or 3 can"
-            " be written"
-        )
-    identity = vae_identity(order.vae)
-    if named is not None:
-        named.require_same(identity, f"the latents of {order.model}", f"--vae {order.vae}")
-    height, width = (side * vae_config.downsampling for side in config.image_size)
-    return identity, {"images": (height, width, vae_config.out_channels)} | shapes
+    height, width = (side * decoder.downsampling for side in network.image_size)
+    return vae, {"images": (height, width, decoder.out_channels)} | shapes
 
 
-# --- the request an output belongs to ---
-
-
-def request_of(plan: Plan, weights_sha256: str) -> dict[str, Any]:
-    """Return everything that defines the files of the output; shard size included, because shards
-    of two sizes do not fit together."""
-    order = plan.order
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    request = {
-        "model": order.model,
-        "weights_sha256": weights_sha256,
-        "architecture": architecture(plan.config),
-        "protocol": dataclasses.asdict(order.protocol),
-        "count": order.num_samples,
-        "label_policy": order.label_policy if plan.config.num_classes else None,
-        "labels": order.labels or None,
-        "vae": None if plan.vae is None else dataclasses.asdict(plan.vae),
-        "dtype": order.dtype,
-        "matmul_precision": precision or "default",
-        "save_latents": order.save_latents,
-        "shard_size": plan.shards.size,
-    }
-    return plain(request)
-
-
-def check_kept(out: Path) -> None:
-    """Refuse samples that no request explains: they must not be overwritten."""
-    names = (RECORD, *ARRAYS.values(), GRID, FOLDER)
-    if not (out / REQUEST).exists() and any((out / name).exists() for name in names):
-        raise ValueError(f"{out} already holds samples; choose another --out or remove it")
-
-
-def check_space(plan: Plan) -> None:
-    """There must be room for the shards that are missing, and for what they are merged into."""
-    shards = plan.shards
+def check_space(job: Job, out: Output, missing: list[int]) -> None:
+    """Refuse a disk without room for the missing shards and the files they are merged into."""
+    shards = job.shards
     per_image = sum(
-        math.prod(shape) * (4 if name == "latents" else 1) for name, shape in plan.shapes.items()
+        math.prod(shape) * (4 if name == "latents" else 1) for name, shape in job.shapes.items()
     )
-    missing = sum(stop - start for start, stop in map(shards.span, shards.pending()))
-    needed = (missing + shards.count) * per_image
+    images = sum(stop - start for start, stop in map(shards.span, missing))
     what = f"{shards.count} images (in shards, and merged)"
-    require_space(shards.out, needed, what, "make room or choose another --out")
+    needed = (images + shards.count) * per_image
+    require_space(out.path, needed, what, "make room or choose another --out")

@@ -11,23 +11,18 @@ Reads top-down: `self_generate` is the table of contents.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from lit_jax import sharding
-from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.commands.self_generate.checks import Plan, check
 from lit_jax.commands.self_generate.drawing import first_images, from_labels, from_prompts
 from lit_jax.commands.self_generate.request import (
     INFORMATION,
-    REMEDY,
     check_space,
-    pending,
     request_of,
     schema_of,
 )
@@ -37,26 +32,23 @@ from lit_jax.data.latents.reader import check_files
 from lit_jax.data.latents.schema import (
     BUCKETS,
     NULL_CAPTION,
-    REQUEST,
     SCHEMA,
     LatentSchema,
     write_array,
     write_schema,
 )
-from lit_jax.data.latents.writer import record_file, remove_leftovers, write_metadata, write_records
-from lit_jax.diffusion.gaussian import create_process
-from lit_jax.runs.hosts import (
-    Log,
-    as_first_process_sees,
-    await_files,
-    barrier,
-    log_on_first_process,
+from lit_jax.data.latents.writer import (
+    record_file,
+    remove_leftovers,
+    write_metadata,
+    write_records,
 )
-from lit_jax.runs.requests import require_same_request
+from lit_jax.runs.hosts import Log, await_files, log_on_first_process, share
+from lit_jax.runs.output import Output
+from lit_jax.runs.progress import Progress
 from lit_jax.sampling.captions import make_caption_encoder, write_null_caption
-from lit_jax.sampling.drawing import Progress, load_sharded, save_grid
-from lit_jax.sampling.shards import GRID
-from lit_jax.storage import files
+from lit_jax.sampling.grids import GRID, save_grid
+from lit_jax.sampling.sampler import StepProgress, function_evaluations
 
 TEXT_PRECISION = "highest"
 """Of the text encoder's float32 products, as in `encode` unless it is told otherwise."""
@@ -74,32 +66,27 @@ def self_generate(
     """
     plan = check(config, Path(out).expanduser(), log)
     mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())
-    params = load_sharded(config.model, mesh)[1]
-    request = request_of(plan, params_sha256(params))
-    require_same_request(plan.out / REQUEST, request, REMEDY, INFORMATION)
+    request = request_of(plan, plan.model.sha256)
     schema = schema_of(plan, request)
-    if (plan.out / SCHEMA).is_file():
-        check_files(plan.out, schema)
-        log(f"nothing to do: {plan.out} holds these {schema.count:,} examples")
-        return plan.out
-    mine = begin(plan, schema, request)
-    draw_shards(plan, schema, params, mesh, mine)
-    barrier("self_generate: shards")
-    if jax.process_index() == 0:
-        finish(plan, schema, mesh)
-    barrier("self_generate: data set")
+    with Output.open(plan.out, request, SCHEMA, ignore=INFORMATION, log=log) as output:
+        if output.done:
+            check_files(plan.out, schema)
+            log(f"nothing to do: {plan.out} holds these {schema.count:,} examples")
+            return plan.out
+        count = len(plan.shards)
+        missing = output.missing(
+            range(count), lambda n: record_file(plan.out, schema, n, count).is_file()
+        )
+        check_space(plan, schema, missing)
+        announce(plan, missing)
+        output.begin()
+        draw_shards(plan, schema, mesh, share(missing))
+        output.close(lambda: finish(plan, schema, mesh))
     return plan.out
 
 
-def begin(plan: Plan, schema: LatentSchema, request: Mapping[str, Any]) -> list[int]:
-    """Return leaves the request in the folder; return the shards that this process has to draw."""
-    count = len(plan.shards)
-    missing = np.isin(np.arange(count), pending(plan, schema))
-    # All processes have checked, and go by what the first has seen, before anything changes.
-    left = np.flatnonzero(as_first_process_sees(missing)).tolist()
-    check_space(plan, schema, left)
-    if jax.process_index() == 0 and not (plan.out / REQUEST).is_file():
-        files.write_json(plan.out / REQUEST, request)
+def announce(plan: Plan, missing: list[int]) -> None:
+    """Log the request."""
     config, protocol = plan.config, plan.protocol
     height, width = plan.latent_size
     given = f" of {len(plan.prompts):,} prompts" if plan.prompts else ""
@@ -107,16 +94,13 @@ def begin(plan: Plan, schema: LatentSchema, request: Mapping[str, Any]) -> list[
         f"drawing {config.num_samples:,} examples of {height} x {width} x"
         f" {plan.teacher.in_channels}{given} from {config.model}: {protocol.sampler}, steps"
         f" {protocol.steps}, guidance {protocol.cfg_scale} on {protocol.cfg_channels} channels,"
-        f" {protocol.function_evaluations()} network evaluations each; {count:,} shards,"
-        f" {len(left):,} to do"
+        f" {function_evaluations(protocol)} network evaluations each; {len(plan.shards):,} shards,"
+        f" {len(missing):,} to do"
     )
-    return left[jax.process_index() :: jax.process_count()]
 
 
-def draw_shards(
-    plan: Plan, schema: LatentSchema, params: Any, mesh: Mesh, numbers: list[int]
-) -> None:
-    """Draw and writes the shards of these numbers, and what guidance of a student will need."""
+def draw_shards(plan: Plan, schema: LatentSchema, mesh: Mesh, numbers: list[int]) -> None:
+    """Draw and write the shards of these numbers, and what guidance of a student will need."""
     encoder = None
     null = plan.out / NULL_CAPTION
     writes_null = bool(plan.text) and jax.process_index() == 0 and not null.is_file()
@@ -126,19 +110,20 @@ def draw_shards(
             write_null_caption(null, encoder, plan.config.text.dtype)
     if not numbers:
         return
+    params = plan.model.params(mesh)
     spans = [plan.shards.span(number) for number in numbers]
-    batches = sum(-(-(stop - start) // plan.batch_size(mesh.size)) for start, stop in spans)
-    steps = batches * create_process(plan.protocol.steps).num_steps
-    progress = Progress(steps, sum(stop - start for start, stop in spans), plan.log)
-    if encoder is None:
-        examples = from_labels(plan, params, mesh, progress)
-    else:
-        examples = from_prompts(plan, params, mesh, progress, encoder)
-    for number, (start, stop) in zip(numbers, spans, strict=True):
-        path = record_file(plan.out, schema, number, len(plan.shards))
-        write_records(path, schema, examples(start, stop))
-        jax.effects_barrier()  # the steps that the progress still has to hear of
-        plan.log(f"shard {number + 1} of {len(plan.shards)}: {progress.speed()}")
+    size = plan.batch_size(mesh.size)
+    batches = sum(-(-(stop - start) // size) for start, stop in spans)
+    with Progress("drawing", batches * size, "example", plan.log) as progress:
+        steps = StepProgress(progress, plan.teacher, plan.protocol, size)
+        if encoder is None:
+            examples = from_labels(plan, params, mesh, steps)
+        else:
+            examples = from_prompts(plan, params, mesh, steps, encoder)
+        for number, (start, stop) in zip(numbers, spans, strict=True):
+            path = record_file(plan.out, schema, number, len(plan.shards))
+            write_records(path, schema, examples(start, stop))
+            plan.log(f"shard {number + 1} of {len(plan.shards)}: {progress.speed()}")
 
 
 def finish(plan: Plan, schema: LatentSchema, mesh: Mesh) -> None:

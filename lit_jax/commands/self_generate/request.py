@@ -10,19 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from lit_jax.commands.encode.checks import text_of_schema
-from lit_jax.commands.generate.checks import shortened
 from lit_jax.commands.self_generate.checks import Plan
 from lit_jax.data.latents.schema import DRAWN, LatentSchema
-from lit_jax.data.latents.writer import estimated_bytes, record_file
+from lit_jax.data.latents.writer import estimated_bytes
 from lit_jax.data.tokenizer import load_tokenizer
 from lit_jax.models.family import architecture
 from lit_jax.runs.requests import plain, require_space
+from lit_jax.sampling.captions import text_of_schema
+from lit_jax.sampling.prompts import shortened
+from lit_jax.sampling.sampler import function_evaluations
 
 KIND = "prompt"
-"""What training calls the captions that are prompts."""
-
-REMEDY = "choose another --out, or remove it to draw again"
+"""Kind of the captions that are prompts, for training."""
 
 # Entries of a request that are for people, and the decoder of the VAE, which the grid shows only.
 INFORMATION = ("model", "vae.id", "vae.sha256", "text.encoder.id")
@@ -62,7 +61,7 @@ def schema_of(plan: Plan, request: Mapping[str, Any]) -> LatentSchema:
     drawn = ("weights_sha256", "architecture", "protocol", "label_policy", "prompts", "dtype")
     source = {"kind": "teacher", "path": request["model"], "name": "", "split": request["split"]}
     source |= {name: request[name] for name in drawn}
-    source["network_evaluations"] = plan.protocol.function_evaluations()
+    source["network_evaluations"] = function_evaluations(plan.protocol)
     return LatentSchema(
         vae=request["vae"] or {},
         dtype="float32",
@@ -82,14 +81,8 @@ def schema_of(plan: Plan, request: Mapping[str, Any]) -> LatentSchema:
     )
 
 
-def pending(plan: Plan, schema: LatentSchema) -> list[int]:
-    """Return the shards whose records are not on disk."""
-    count = len(plan.shards)
-    return [n for n in range(count) if not record_file(plan.out, schema, n, count).is_file()]
-
-
 def check_space(plan: Plan, schema: LatentSchema, shards: list[int]) -> None:
-    """There must be room for the records of these shards. Says which prompts will be cut."""
+    """Refuse a disk without room for the records of these shards; log which prompts are cut."""
     tokens = 0.0
     if plan.prompts:
         most, tokenizer = plan.config.text.max_length, load_tokenizer(plan.config.text.encoder)

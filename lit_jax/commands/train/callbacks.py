@@ -13,7 +13,6 @@ from jax.experimental import multihost_utils
 
 from lit_jax.commands.train.checks import Run
 from lit_jax.commands.train.grids import grid_drawer
-from lit_jax.sampling.drawing import load_vae
 from lit_jax.training import checkpoint, metrics
 from lit_jax.training.batch import Batch
 from lit_jax.training.diagnose import first_nonfinite
@@ -82,7 +81,8 @@ def draw_samples(run: Run, writer: metrics.Writer, clock: metrics.Clock) -> Call
     settings = run.config.sample
     if not settings.every:
         return lambda step, state, values, batch: None
-    vae = None if run.info.vae is None else load_vae(run.config.data.vae, run.mesh)
+    folder = run.info.vae_folder
+    vae: Any = None if folder is None else (folder.config, folder.params(run.mesh))
     draw = grid_drawer(run.config, run.student, run.info, run.mesh, vae)
 
     def callback(step: int, state: TrainState, values: Metrics, batch: Batch) -> None:

@@ -6,12 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from lit_jax import sharding
-from lit_jax.checkpoints import folder
+from lit_jax.checkpoints.model_folder import ModelFolder
+from lit_jax.checkpoints.stored import CONFIG, PARAMS
+from lit_jax.checkpoints.writing import check_local
 from lit_jax.commands.train.data import DataInfo, check_data, check_recorded, open_data
 from lit_jax.commands.train.grids import check_grids
 from lit_jax.config import TrainConfig
@@ -20,21 +23,17 @@ from lit_jax.diffusion.gaussian import GaussianProcess
 from lit_jax.inheritance import inherited_paths
 from lit_jax.models import functional, registry
 from lit_jax.models.family import architecture
-from lit_jax.models.pixart.config import PixArtConfig
 from lit_jax.models.registry import DenoiserConfig
 from lit_jax.objectives import Objective, hybrid_objective
 from lit_jax.runs.hosts import Log
-from lit_jax.sampling.drawing import make_process
+from lit_jax.sampling.sampler import make_process
 from lit_jax.training.optimizer import frozen_mask, make_optimizer
-
-DENOISERS = ("DiT", "LiT", "CLEAR", "DiG", "PixArt")
-"""Families of models that this job trains."""
 
 # What the teacher must share with the student: their inputs and outputs are compared. For those
 # conditioned on labels, and those conditioned on captions.
-SHARED: Mapping[bool, tuple[str, ...]] = {
-    False: ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"),
-    True: (
+SHARED: Mapping[str, tuple[str, ...]] = {
+    "label": ("image_size", "in_channels", "num_classes", "learn_sigma", "null_label"),
+    "caption": (
         *("image_size", "in_channels", "caption_channels", "pe_interpolation"),
         *("micro_condition", "learn_sigma"),
     ),
@@ -50,6 +49,8 @@ class Run:
     mesh: Mesh
     student: DenoiserConfig
     teacher: DenoiserConfig | None
+    teacher_folder: ModelFolder | None
+    source: ModelFolder | None
     process: GaussianProcess
     objective: Objective
     data: BatchStream
@@ -58,11 +59,13 @@ class Run:
 
 
 def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
-    """Return all that can be refused without touching a device's memory or the workdir."""
+    """Check everything without touching the memory of a device or the workdir."""
     spec = config.model
-    if registry.model_family(spec.name) not in DENOISERS:
+    family = registry.family_named(registry.model_family(spec.name))
+    if family.condition is None:
+        denoisers = [name for name, one in registry.members().items() if one.condition]
         raise ValueError(
-            f"model.name is {spec.name!r}; this job trains denoisers: {', '.join(DENOISERS)}"
+            f"model.name is {spec.name!r}; denoisers are trained: {', '.join(denoisers)}"
         )
     student = registry.model_config(
         spec.name,
@@ -93,9 +96,8 @@ def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
     make_optimizer(config.optimizer, config.total_steps, frozen, student)
     info = check_data(config, student)
 
-    teacher = check_teacher(config, student, info)
-    if config.inherit.source:
-        check_inheritance(config, student, info)
+    teacher_folder, teacher = check_teacher(config, student, info)
+    source = check_inheritance(config, student, info)
     if config.sample.every:
         check_grids(config, student, info, mesh)
     check_workdir(workdir, student)
@@ -108,27 +110,40 @@ def check(config: TrainConfig, workdir: Path, log: Log) -> Run:
         shard_count=jax.process_count(),
         workers=config.data.workers,
     )
-    return Run(config, workdir, mesh, student, teacher, process, objective, data, info, log)
+    return Run(
+        config,
+        workdir,
+        mesh,
+        student,
+        teacher,
+        teacher_folder,
+        source,
+        process,
+        objective,
+        data,
+        info,
+        log,
+    )
 
 
 def check_teacher(
-    config: TrainConfig, student: DenoiserConfig, info: DataInfo
-) -> DenoiserConfig | None:
-    """Return the teacher's configuration; its inputs and outputs must be the student's."""
+    config: TrainConfig, student: DenoiserConfig, data: DataInfo
+) -> tuple[ModelFolder | None, DenoiserConfig | None]:
+    """Return the teacher's folder and configuration; its inputs and outputs must be the
+    student's."""
     path = config.distill.teacher
     if not path:
-        return None
-    folder.require_weights(path)
-    teacher = dataclasses.replace(
-        folder.read_denoiser_config(path), dtype=student.dtype, scan_unroll=student.scan_unroll
-    )
-    captions = isinstance(student, PixArtConfig)
-    if isinstance(teacher, PixArtConfig) != captions:
+        return None, None
+    folder = ModelFolder(path, expect="denoiser", flag="distill.teacher")
+    stored: Any = folder.config
+    teacher = dataclasses.replace(stored, dtype=student.dtype, scan_unroll=student.scan_unroll)
+    condition = registry.family_of(student).condition or ""
+    if not folder.is_a(condition):
         raise ValueError(
             f"teacher {path} is a {teacher.family}, the student a {student.family}; one is"
             " conditioned on labels, the other on captions"
         )
-    for name in SHARED[captions]:
+    for name in SHARED[condition]:
         if getattr(teacher, name) != getattr(student, name):
             raise ValueError(
                 f"teacher {path} has {name}={getattr(teacher, name)}, the student"
@@ -136,8 +151,8 @@ def check_teacher(
             )
     if config.distill.compares_attention:
         check_attention(path, teacher, student)
-    check_recorded(path, info, "teacher")
-    return teacher
+    check_recorded(folder, data, "teacher")
+    return folder, teacher
 
 
 def check_attention(path: str, teacher: DenoiserConfig, student: DenoiserConfig) -> None:
@@ -155,31 +170,42 @@ def check_attention(path: str, teacher: DenoiserConfig, student: DenoiserConfig)
 
 def attention_outputs(config: DenoiserConfig) -> dict[str, int]:
     """Return the axes of the attention outputs of one image, before their projection."""
-    projection = functional.abstract_params(config)["blocks"]["attn"]["out"]["kernel"]
-    layers, channels, _ = projection.shape
+    path = registry.roles_of(config).projection.format("out") + "/kernel"
+    layers, channels, _ = functional.parameter(functional.abstract_params(config), path).shape
     return {"layers": layers, "tokens": config.num_tokens, "channels of attention": channels}
 
 
-def check_inheritance(config: TrainConfig, student: DenoiserConfig, info: DataInfo) -> None:
-    """Refuse a source that lacks what its policy names, in the student's shapes."""
+def check_inheritance(
+    config: TrainConfig, student: DenoiserConfig, data: DataInfo
+) -> ModelFolder | None:
+    """Return the source of weights; refuse one that lacks what its policy names, in the student's
+    shapes."""
     settings = config.inherit
-    folder.require_weights(settings.source)
-    source = folder.read_denoiser_config(settings.source)
-    check_recorded(settings.source, info, "source")
-    shapes, source_shapes = functional.abstract_params(student), functional.abstract_params(source)
-    inherited_paths(student, shapes, source, source_shapes, settings.policy, settings.reinitialise)
+    if not settings.source:
+        return None
+    source = ModelFolder(settings.source, expect="denoiser", flag="inherit.source")
+    check_recorded(source, data, "source")
+    network: Any = source.config
+    shapes, given = functional.abstract_params(student), functional.abstract_params(network)
+    inherited_paths(student, shapes, network, given, settings.policy, settings.reinitialise)
+    return source
 
 
 def check_workdir(workdir: Path, student: DenoiserConfig) -> None:
     """Refuse a workdir of another model, a model folder, whose weights would shadow those of the
     run, and an address that is no path."""
-    folder.check_local(workdir, "workdir")
-    if (workdir / folder.PARAMS).exists():
+    check_local(workdir, "workdir")
+    if (workdir / PARAMS).exists():
         raise ValueError(f"workdir {workdir} is a model folder; choose another workdir")
-    if not (workdir / folder.CONFIG).exists():
+    if not (workdir / CONFIG).exists():
         return
-    found, wanted = architecture(folder.read_config(workdir)), architecture(student)
-    differing = [f"{k}={found[k]} (config: {wanted[k]})" for k in wanted if found[k] != wanted[k]]
+    stored, expected = (
+        architecture(ModelFolder(workdir, finished=False).config),
+        architecture(student),
+    )
+    differing = [
+        f"{k}={stored[k]} (config: {expected[k]})" for k in expected if stored[k] != expected[k]
+    ]
     if differing:
         raise ValueError(
             f"workdir {workdir} holds a run of another model: {', '.join(differing)};"

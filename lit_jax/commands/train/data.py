@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lit_jax.checkpoints import folder
-from lit_jax.checkpoints.identity import TextEncoderIdentity, VaeIdentity, vae_identity
-from lit_jax.checkpoints.recorded import recorded_text_encoder, recorded_vae
+from lit_jax.checkpoints.identity import TextEncoderIdentity, VaeIdentity
+from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.config import DataConfig, TrainConfig, from_mapping
 from lit_jax.data import pipeline
 from lit_jax.data.latents.schema import (
@@ -23,30 +23,34 @@ from lit_jax.data.pixels import require_image_shape
 from lit_jax.data.registry import LATENTS, dataset_kind, open_images
 from lit_jax.data.sources.image_source import ImageSource
 from lit_jax.data.stream import BatchStream
-from lit_jax.models.pixart.config import PixArtConfig
-from lit_jax.models.registry import DenoiserConfig, LabelledConfig
+from lit_jax.models.registry import DenoiserConfig, LabelledConfig, family_of
 from lit_jax.training.batch import StartOf, latents, pixels
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Data of a run. `vae` is None for pixels; `text_encoder` and `null_caption_LxC`, the float32
-    encoding of the empty prompt, are None without captions; `images` is None for latents.
+    """Data of a run. `vae_folder` is None for pixels; `text_encoder` and `null_caption_LxC`, the
+    float32 encoding of the empty prompt, are None without captions; `images` is None for latents.
     `start_of` returns x_start of a batch."""
 
-    vae: VaeIdentity | None = None
+    vae_folder: ModelFolder | None = None
     start_of: StartOf = pixels
     text_encoder: TextEncoderIdentity | None = None
     null_caption_LxC: np.ndarray | None = None
     images: ImageSource | None = None
 
+    @property
+    def vae(self) -> VaeIdentity | None:
+        """Identity of the VAE, None for pixels."""
+        return None if self.vae_folder is None else self.vae_folder.vae_identity
+
 
 def check_data(config: TrainConfig, student: DenoiserConfig) -> DataInfo:
-    """Return the model must fit the images or latents of the data set, and its labels or captions.
+    """Check that the model fits the images or latents of the data set, and its labels or captions.
 
     Raises ValueError when it does not, or when the autoencoder is another one.
     """
-    if isinstance(student, PixArtConfig):
+    if family_of(student).condition == "caption":
         return check_captioned(config, student)
     if config.data.caption_weights:
         raise ValueError(
@@ -56,7 +60,7 @@ def check_data(config: TrainConfig, student: DenoiserConfig) -> DataInfo:
     return check_labelled(config, student)
 
 
-def check_labelled(config: TrainConfig, student: LabelledConfig) -> DataInfo:
+def check_labelled(config: TrainConfig, student: Any) -> DataInfo:
     """Return the data of a model with class labels: images or latents of its size, its classes."""
     data, kind = config.data, dataset_kind(config.data)
     info, classes = check_latents(data, student) if kind == LATENTS else check_pixels(data, student)
@@ -103,6 +107,7 @@ def check_pixels(data: DataConfig, student: LabelledConfig) -> tuple[DataInfo, i
 
 
 def require_no_vae(data: DataConfig) -> None:
+    """Refuse a VAE for data that are pixels."""
     if data.vae:
         raise ValueError(
             f"data.vae is {data.vae!r}, but data set {data.name!r} holds pixels; leave it empty, or"
@@ -110,30 +115,27 @@ def require_no_vae(data: DataConfig) -> None:
         )
 
 
-def start_of_latents(schema: LatentSchema, vae: VaeIdentity) -> StartOf:
-    """Return latents of images are drawn anew in every step; those that a model drew are what they
-    are."""
-    return pixels if schema.moments == DRAWN else latents(vae.scaling_factor)
+def start_of_latents(schema: LatentSchema, vae: ModelFolder) -> StartOf:
+    """Return the function that makes x_start: latents of images are drawn anew in every step,
+    samples of a model stay as they are."""
+    return pixels if schema.moments == DRAWN else latents(vae.vae_identity.scaling_factor)
 
 
-def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataInfo:
-    """Return data for a PixArt or text-to-image LiT: latents with the features of captions."""
+def check_captioned(config: TrainConfig, student: Any) -> DataInfo:
+    """Return data for a model on captions: latents with the features of captions."""
     data, path = config.data, Path(config.data.data_dir, config.data.name)
     if not is_latent_folder(path) or not read_schema(path).text:
         raise ValueError(
             f"{config.model.name} is conditioned on captions, but {path} holds no features of a"
             " text encoder; encode images and captions with `text` set (configs/encode_t2i.py)"
         )
-    if student.micro_condition:
-        raise ValueError(
-            "micro_condition is True, but the data hold no original sizes; train with"
-            " model.overrides.micro_condition=False, as PixArt-Sigma does"
-        )
+    if (reason := family_of(student).untrained(student)) is not None:
+        raise ValueError(reason)
     schema = read_schema(path)
     vae = check_vae(data.vae, schema, path)
     found = {
         "image_size": schema.latent_shape[:2],
-        "in_channels": vae.latent_channels,
+        "in_channels": vae.vae_identity.latent_channels,
         "caption_channels": schema.text["width"],
         "model_max_length": schema.text["max_length"],
     }
@@ -158,28 +160,26 @@ def check_captioned(config: TrainConfig, student: PixArtConfig) -> DataInfo:
     return DataInfo(vae, start_of, encoder, read_null_caption(path, schema))
 
 
-def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> VaeIdentity:
-    """Return the autoencoder of the config must be the one that made the latents."""
+def check_vae(vae_dir: str, schema: LatentSchema, path: Path) -> ModelFolder:
+    """Return the autoencoder of the config, which must be the one that made the latents."""
     stored = from_mapping(VaeIdentity, schema.vae, f"{path}: vae")
     if not vae_dir:
         raise ValueError(
             f"data.vae is empty; give the model folder of the VAE that made {path}: {stored.id}"
             f" (sha256 {stored.sha256[:12]})"
         )
-    folder.require_weights(vae_dir)
-    vae = vae_identity(vae_dir)
-    stored.require_same(vae, f"the latents in {path}", f"data.vae {vae_dir}")
+    vae = ModelFolder(vae_dir, expect="AutoencoderKL", flag="data.vae")
+    stored.require_same(vae.vae_identity, f"the latents in {path}", f"data.vae {vae_dir}")
     return vae
 
 
-def check_recorded(model: str, info: DataInfo, what: str) -> None:
+def check_recorded(model: ModelFolder, info: DataInfo, what: str) -> None:
     """Refuse a teacher or a source of weights of other latents or text features, as far as its
     folder records them."""
-    vae, encoder = recorded_vae(model), recorded_text_encoder(model)
-    if vae is not None and info.vae is not None:
-        vae.require_same(info.vae, f"the latents of {what} {model}", "that of the data")
-    if encoder is not None and info.text_encoder is not None:
-        encoder.require_same(
+    if model.vae is not None and info.vae is not None:
+        model.vae.require_same(info.vae, f"the latents of {what} {model}", "that of the data")
+    if model.text_encoder is not None and info.text_encoder is not None:
+        model.text_encoder.require_same(
             info.text_encoder, f"the captions of {what} {model}", "that of the data"
         )
 
@@ -196,11 +196,10 @@ def open_data(
 ) -> BatchStream:
     """Return the training data of a run in batches of this size, with what the model is conditioned
     on."""
-    labels, captions = False, isinstance(student, PixArtConfig)
+    captions = family_of(student).condition == "caption"
+    labels = getattr(student, "num_classes", 0) > 0  # a field of denoisers on labels
     weights: dict[str, float] = {}
-    if isinstance(student, LabelledConfig):
-        labels = student.num_classes > 0
-    elif config.data.caption_weights:
+    if captions and config.data.caption_weights:
         kinds = read_schema(Path(config.data.data_dir, config.data.name)).captions
         weights = dict(zip(kinds, config.data.caption_weights, strict=True))
     return pipeline.make_train_iterator(

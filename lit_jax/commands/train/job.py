@@ -17,7 +17,8 @@ from typing import Any
 import jax
 
 from lit_jax import sharding
-from lit_jax.checkpoints import folder, recorded
+from lit_jax.checkpoints.identity import TEXT_ENCODER, VAE
+from lit_jax.checkpoints.stored import CONFIG
 from lit_jax.commands.train.callbacks import (
     StopRequest,
     draw_samples,
@@ -32,7 +33,7 @@ from lit_jax.models.cost import train_step_flops
 from lit_jax.models.family import architecture
 from lit_jax.models.registry import roles_of
 from lit_jax.runs.hosts import Log, log_on_first_process
-from lit_jax.sampling.drawing import load_sharded
+from lit_jax.runs.lock import locked
 from lit_jax.storage import files
 from lit_jax.training import checkpoint, metrics
 from lit_jax.training.batch import Batch, condition_of
@@ -48,6 +49,13 @@ def train(config: TrainConfig, workdir: Path | str, log: Log | None = None) -> P
     or gradient stop being finite, with the step and the place; the last checkpoint stays.
     """
     run = check(config, Path(workdir), log or log_on_first_process)
+    with locked(run.workdir, run.log):
+        return train_locked(run)
+
+
+def train_locked(run: Run) -> Path:
+    """Train while no other job works in the workdir."""
+    config = run.config
     teacher = load_teacher(run)
     manager = checkpoint.open_manager(run.workdir, config.keep_checkpoints, config.checkpoint_every)
     try:
@@ -69,10 +77,10 @@ def train(config: TrainConfig, workdir: Path | str, log: Log | None = None) -> P
 
 def load_teacher(run: Run) -> Any:
     """Return the teacher's parameters, straight into their shardings; {} without distillation."""
-    if run.teacher is None:
+    if run.teacher_folder is None:
         return {}
     run.log(f"teacher: {run.config.distill.teacher}")
-    return load_sharded(run.config.distill.teacher, run.mesh)[1]
+    return run.teacher_folder.params(run.mesh)
 
 
 def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
@@ -116,7 +124,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
 
     init = functools.partial(functional.init_params, run.student)
     params = jax.jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
-    if config.inherit.source:
+    if run.source is not None:
         params = inherit_params(run, params)
     else:
         run.log(f"from scratch: {functional.count_params(params):,} parameters, seed {config.seed}")
@@ -140,7 +148,9 @@ def with_null_caption(run: Run, params: Any) -> Any:
 def inherit_params(run: Run, params: Any) -> Any:
     """Apply the inheritance policy; print the report and saves it in the workdir."""
     settings = run.config.inherit
-    source, source_params = load_sharded(settings.source, run.mesh)
+    assert run.source is not None
+    source: Any = run.source.config
+    source_params = run.source.params(run.mesh)
     params, report = inherit(
         run.student,
         params,
@@ -165,11 +175,11 @@ def save_config(run: Run) -> None:
             "provenance": {"job": "train"},
             "train": dataclasses.asdict(run.config),
         }
-        origins = {recorded.VAE: run.info.vae, recorded.TEXT_ENCODER: run.info.text_encoder}
+        origins = {VAE: run.info.vae, TEXT_ENCODER: run.info.text_encoder}
         for entry, identity in origins.items():
             if identity is not None:
                 content[entry] = dataclasses.asdict(identity)
-        files.write_text(run.workdir / folder.CONFIG, json.dumps(content, indent=2) + "\n")
+        files.write_text(run.workdir / CONFIG, json.dumps(content, indent=2) + "\n")
 
 
 def compile_step(run: Run, task: Task, state: TrainState, teacher: Any) -> Callable[..., Any]:

@@ -1,11 +1,11 @@
 """Reading the latents that `python -m lit_jax encode` writes (see `schema` for the format).
 
-Records are parsed here and not by TFDS, whose general parser takes four times as long (51 against
+Records are parsed here, since the general parser of TFDS takes four times as long (51 instead of
 13 microseconds for a record of 66 KB).
 
 Letters: M the image and its mirror image (2, or 1 without mirrors), h x w latent pixels, L latent
-channels; the 2 L moments are the mean, then the log-variance. Of what a model has drawn there are L
-numbers: the sample.
+channels; the 2 L moments are the mean, then the log-variance. Examples that a model has drawn have
+L numbers: the sample.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ def open_records(folder: Path, schema: LatentSchema, split: str) -> Sequence[byt
         raise unknown_name(f"split of {folder}", split, [schema.split])
     stored = check_files(folder, schema)
     allow_open_files(len(stored.filepaths))
-    # Readers of our own: those of TFDS would carry the whole builder into worker processes.
+    # The data source of TFDS would pickle the whole builder for worker processes.
     records: Sequence[bytes] = ArrayRecordDataSource(stored.file_instructions)
     return records
 
 
 def check_files(folder: Path, schema: LatentSchema) -> tfds.core.SplitInfo:
-    """Return where the examples of a schema lie, all of them; ValueError when files are missing,
-    cut short, or not those of the schema. Looks at names and sizes only."""
+    """Return the split with the examples of a schema. Raises ValueError when files are missing, cut
+    short, or not those of the schema; checks names and sizes only."""
     try:
         stored = tfds.builder_from_directory(dataset_folder(folder)).info.splits[schema.split]
     except (OSError, KeyError) as error:
         raise ValueError(
-            f"{dataset_folder(folder)} is not a whole data set ({error}); copy the folder again"
+            f"{dataset_folder(folder)} is not a complete data set ({error}); copy the folder again"
         ) from error
     if stored.num_examples != schema.count:
         raise ValueError(
-            f"{folder} holds {stored.num_examples} {schema.split} examples, its schema says"
+            f"{folder} holds {stored.num_examples} {schema.split} examples, its schema records"
             f" {schema.count}; encode the images again, into an empty folder"
         )
     if missing := [path.name for path in stored.filepaths if not path.exists()]:
@@ -90,8 +90,8 @@ def examples(
     classes), "tokens": [max_length, width] and "mask": int8 [max_length] (with text)}. What a model
     has drawn is "image" [h, w, L] instead of "moments".
 
-    `shape` is that of the stored moments. All that is drawn is decided by the seeds and the
-    position in the stream.
+    `shape` is that of the stored moments. Random choices depend on the seeds and the position in
+    the stream.
     """
     captions = draws.caption is not None
     decode = functools.partial(decode_record, schema=schema, shape=shape, captions=captions)
@@ -118,7 +118,7 @@ def decode_record(
     if schema.buckets:
         stored_shape = tuple(features["moments/shape"].int64_list.value)
         if stored_shape != shape:
-            raise ValueError(f"moments of shape {stored_shape} where {shape} should be")
+            raise ValueError(f"moments of shape {stored_shape} instead of {shape}")
         name = "moments/value"
     moments = np.frombuffer(features[name].bytes_list.value[0], schema.dtype)
     example: dict[str, Any] = {"moments": moments.reshape(shape)}
@@ -138,8 +138,8 @@ def one_caption(
     """Replace the captions by "tokens" [max_length, width], padded with zeros, and "mask" int8
     [max_length] of one of them.
 
-    The kind is drawn with `weights`; kinds that the image lacks are left out. When those it has
-    weigh nothing, each of them is as likely.
+    The kind is drawn with `weights` among those of the image; when their weights are all 0, each is
+    equally likely.
     """
     names = [TOKENS + kind for kind in schema.captions]
     there = np.array([len(example[name]) > 0 for name in names])
@@ -160,7 +160,7 @@ def image_itself(example: Example) -> dict[str, Any]:
 
 
 def sample_itself(example: Example) -> dict[str, Any]:
-    """Return a drawn sample, which is to a model what a normalised image is, under that name."""
+    """Return a drawn sample as "image": it is in the scale of the input of a model."""
     rest = {name: value for name, value in example.items() if name != "moments"}
     return {**rest, "image": example["moments"][0]}
 
@@ -168,13 +168,13 @@ def sample_itself(example: Example) -> dict[str, Any]:
 def image_or_mirror(example: Example, rng: np.random.Generator) -> dict[str, Any]:
     """Keep the moments of the image or of its mirror image.
 
-    Mirroring the moments themselves would not do: the encoder is not symmetric.
+    The encoder is not symmetric, so the moments of the image cannot be mirrored instead.
     """
     return {**example, "moments": example["moments"][int(rng.random() < 0.5)]}
 
 
 def check_record(record: bytes, schema: LatentSchema, shape: tuple[int, ...], folder: Path) -> None:
-    """Raise ValueError when a record is not what the schema says; see `decode_record`."""
+    """Raise ValueError when a record does not match the schema; see `decode_record`."""
     try:
         decode_record(record, schema, shape)
     except (ValueError, IndexError) as error:

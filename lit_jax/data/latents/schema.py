@@ -4,19 +4,19 @@ The folder given to `encode --out`, or to `self_generate --out`, holds
 
     schema.json       written last: a folder with it is complete
     skipped.json      images that could not be used, with the reason (`encode`)
-    request.json      what was asked for, so that another request is refused
-    null_caption.npy  with text: float32 [max_length, width], what the encoder makes of "", at all
-                      positions (padding, too)
-    buckets.npy       with buckets: uint8 [count], which of `buckets` each example is in
+    request.json      the request, so that another one is refused
+    null_caption.npy  with text: float32 [max_length, width], the encoding of "" at all positions,
+                      padding included
+    buckets.npy       with buckets: uint8 [count], index into `buckets` of each example
     1.0.0/            a TFDS data set: dataset_info.json, features.json, *.array_record-*-of-*
 
 An example is {"name": text, "moments": [1 or 2, h, w, 2 L], "label": int64 (with classes)} and, for
 every kind K of captions, {"caption_K": text, "tokens_K": [n, width] (with text)}. `moments[0]` is
 the image, `moments[1]` its mirror image; along the last axis L posterior means, then L
-log-variances, as `AutoencoderKL.encode` gives them: not scaled, not clipped. Examples that a model
-has drawn have no spread, and no log-variance stands for none: `moments[0]` [h, w, L] is the sample
-itself, in the scale that models see. Of the features of a caption only the n valid tokens are
-stored, </s> included; an image without a kind of caption has the text "" and n = 0.
+log-variances, as `AutoencoderKL.encode` returns them: not scaled, not clipped. Examples that a
+model has drawn have no log-variance: `moments[0]` [h, w, L] is the sample itself, in the scale of
+the input of models. Of the features of a caption only the n valid tokens are stored, </s> included;
+an image without a kind of caption has the text "" and n = 0.
 """
 
 from __future__ import annotations
@@ -44,24 +44,24 @@ SCHEMA_VERSION = 2
 
 GAUSSIAN, DRAWN = "mean, log_variance", "x_start"
 LAYOUTS: Mapping[str, int] = {GAUSSIAN: 2, DRAWN: 1}
-"""What "moments" may hold along their last axis -> numbers per channel."""
+"""Content of the last axis of "moments" -> numbers per channel."""
 
 
 @dataclass(frozen=True)
 class LatentSchema:
     """The content of `schema.json`.
 
-    `vae` holds the fields of `weights.fingerprint.VaeIdentity`: id, sha256, encoder_sha256,
-    scaling_factor, downsampling, latent_channels; it is empty for pixels, which a model of pixels
-    has drawn. `latent_shape` is (h, w, L) of a square image of
-    `resolution` pixels along a side. `count` examples are stored, `skipped` images could not be
-    used. `classes` is empty without labels, `captions` (their kinds) without captions. `text` is
-    empty without features of captions, and else {"encoder": the fields of
-    `weights.fingerprint.TextEncoderIdentity`, "max_length", "dtype", "width"}. `buckets` are the
-    (height, width) in pixels that examples may have, empty when all are square. `crop` is how they
-    were cut: "adm", or "fill" into buckets (see `data.crop`); "" when a model has drawn them.
-    `source` says which images: kind, path, name, split, and the sha256 of their listing, or else
-    which model has drawn them and how. `moments` is a row of LAYOUTS.
+    `vae` holds the fields of `checkpoints.identity.VaeIdentity`: id, sha256, encoder_sha256,
+    scaling_factor, downsampling, latent_channels; it is empty for pixels that a model has drawn.
+    `latent_shape` is (h, w, L) of a square image of `resolution` pixels along a side.
+    `count` examples are stored, `skipped` images could not be used. `classes` is empty without
+    labels, `captions` (their kinds) without captions. `text` is empty without features of captions,
+    else {"encoder": the fields of `checkpoints.identity.TextEncoderIdentity`, "max_length",
+    "dtype", "width"}. `buckets` are the
+    (height, width) in pixels of the examples, empty when all are square. `crop` is "adm", "fill"
+    (into buckets, see `data.crop`), or "" for drawn examples. `source` holds kind, path, name and
+    split of the images and the sha256 of their listing, or the model that drew them and its
+    protocol. `moments` is a row of LAYOUTS.
     """
 
     vae: Mapping[str, Any]
@@ -87,16 +87,15 @@ class LatentSchema:
         return str(self.source["split"])
 
     def identity_sha256(self) -> str:
-        """Return hash of what the examples depend on. Where the images lie, what they are called
-        there, and the names of the networks and the decoder of the VAE are no part of it: hashes
-        stand for the rest."""
+        """Return a hash of everything that the examples depend on. Paths, names of networks and
+        the decoder of the VAE are left out; hashes identify images and networks."""
         content = dataclasses.asdict(self)
         content["vae"] = {k: v for k, v in self.vae.items() if k not in ("id", "sha256")}
         content["source"] = {k: v for k, v in self.source.items() if k not in ("path", "name")}
         if self.text:
             encoder = {k: v for k, v in self.text["encoder"].items() if k != "id"}
             content["text"] = {**self.text, "encoder": encoder}
-        if self.version == 1:  # runs on older data go on with the hash they began with
+        if self.version == 1:  # runs on older data resume with the hash of that version
             content["captions"] = bool(self.captions)
             del content["text"], content["buckets"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -123,20 +122,20 @@ def dataset_folder(folder: str | Path) -> Path:
 
 
 def is_latent_folder(folder: str | Path) -> bool:
-    """Return whether a job that makes latents has finished, or begun, in this folder."""
+    """Return True if a job that writes latents has finished, or started, in this folder."""
     return any((Path(folder) / name).is_file() for name in (SCHEMA, REQUEST))
 
 
 def write_schema(folder: str | Path, schema: LatentSchema) -> None:
-    """Write `schema.json`, atomically: the last act of a job that makes latents."""
+    """Write `schema.json` atomically, at the end of a job that writes latents."""
     write_json(Path(folder) / SCHEMA, dataclasses.asdict(schema))
 
 
 def read_schema(folder: str | Path) -> LatentSchema:
     """Return the schema of a folder of latents.
 
-    Raises ValueError when there is none, when the job has not finished, and when the file is
-    damaged or of another version of the format.
+    Raises ValueError when the file is missing, damaged or of another version of the format, and
+    when the job has not finished.
     """
     path = Path(folder) / SCHEMA
     if not path.is_file():
@@ -161,7 +160,7 @@ def read_schema(folder: str | Path) -> LatentSchema:
             f"{path} has version {content['version']}, this program reads 1 to {SCHEMA_VERSION};"
             " encode the images again"
         )
-    # A field that is not there would silently become a default.
+    # A missing field would silently become a default.
     if missing := sorted({f.name for f in dataclasses.fields(LatentSchema)} - set(content)):
         raise ValueError(f"{path} lacks {', '.join(missing)}")
     schema = from_mapping(LatentSchema, content, str(path))
@@ -171,16 +170,16 @@ def read_schema(folder: str | Path) -> LatentSchema:
 
 
 def _of_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema from before there were features of captions and buckets. Its captions, which
-    are called otherwise in the records, are of no use to training."""
+    """Return a schema of version 1, without features of captions and buckets, in today's form.
+    Training cannot use its captions, which have another name in the records."""
     captions = ["caption"] if content["captions"] else []
     return {**content, "captions": captions, "text": {}, "buckets": []}
 
 
 def read_null_caption(folder: str | Path, schema: LatentSchema) -> np.ndarray:
-    """Return features of the empty caption at all positions: float32 [max_length, width].
+    """Return the features of the empty caption at all positions: float32 [max_length, width].
 
-    Raises ValueError when the data have no features of captions, or the file is not theirs.
+    Raises ValueError when the data have no features of captions, or the file has another shape.
     """
     path = Path(folder) / NULL_CAPTION
     if not schema.text:
@@ -189,16 +188,16 @@ def read_null_caption(folder: str | Path, schema: LatentSchema) -> np.ndarray:
     shape = (schema.text["max_length"], schema.text["width"])
     if null.shape != shape or null.dtype != np.float32:
         raise ValueError(
-            f"{path} is {null.dtype} {null.shape}, the schema asks for float32 {shape}; copy the"
+            f"{path} is {null.dtype} {null.shape}, the schema requires float32 {shape}; copy the"
             " folder again"
         )
     return null
 
 
 def read_buckets(folder: str | Path, schema: LatentSchema) -> np.ndarray:
-    """Return which of `schema.buckets` each example is in: uint8 [count]; zeros without buckets.
+    """Return the index into `schema.buckets` of each example: uint8 [count]; zeros without buckets.
 
-    Raises ValueError when the file is not that of the schema.
+    Raises ValueError when the file does not match the schema.
     """
     if not schema.buckets:
         return np.zeros(schema.count, np.uint8)
@@ -206,8 +205,8 @@ def read_buckets(folder: str | Path, schema: LatentSchema) -> np.ndarray:
     numbers = _read_array(path)
     if numbers.shape != (schema.count,) or numbers.max() >= len(schema.buckets):
         raise ValueError(
-            f"{path} does not say which of {len(schema.buckets)} buckets each of {schema.count}"
-            " examples is in; copy the folder again"
+            f"{path} does not hold an index below {len(schema.buckets)} for each of {schema.count}"
+            " examples; copy the folder again"
         )
     return numbers
 

@@ -1,7 +1,7 @@
-"""Writes latents as ArrayRecord files of a TFDS data set, file by file, and its description.
+"""Writing of latents as ArrayRecord files of a TFDS data set, and of its metadata.
 
-The same examples give the same bytes, so that an interrupted job can be continued, and its output
-compared, file by file. TensorFlow is not needed: TFDS serialises without it.
+The same examples give the same bytes, so that an interrupted job can be resumed and its output
+compared file by file. TFDS serialises without TensorFlow.
 
 Letters: M the image and its mirror image (2, or 1 without mirrors), h x w latent pixels, L latent
 channels; n tokens of a caption, D the width of their features.
@@ -34,18 +34,18 @@ from lit_jax.storage.files import atomic_path
 
 SUFFIX = "array_record"
 
-# Every record can be read on its own, as TFDS writes them; but not compressed, as TFDS does: that
-# saves a tenth of the space of such numbers, and makes reading several times slower.
+# One record per group, as in TFDS, so that each can be read alone. Without the compression of TFDS,
+# which saves a tenth of the space of such numbers and makes reading several times slower.
 _OPTIONS = "group_size:1,uncompressed"
 
-# What an empty file takes, and protobuf fields and the index per example: for the estimate only.
+# Size of an empty file, and of protobuf fields and index per example: for the estimate only.
 _BYTES_PER_FILE, _BYTES_PER_EXAMPLE = 131_072, 256
 
 
 @dataclass(frozen=True)
 class LatentExample:
-    """One image: moments [M, h, w, 2 L or L] as `schema` describes them, and what belongs to it:
-    for every kind of captions its text, and float32 [n, D] of its n valid tokens (with text)."""
+    """One image: moments [M, h, w, 2 L or L] as in `schema`, and for every kind of captions its
+    text and (with text) the float32 features [n, D] of its n valid tokens."""
 
     name: str
     moments_Mxhxwx2L: np.ndarray
@@ -78,14 +78,14 @@ def _raw(shape: tuple[int | None, ...], dtype: str) -> tfds.features.Tensor:
 
 
 def record_file(folder: Path, schema: LatentSchema, shard: int, num_shards: int) -> Path:
-    """Return where records of shard `shard` lie."""
+    """Return the path of the records of shard `shard`."""
     return Path(
         str(_template(folder, schema).sharded_filepath(shard_index=shard, num_shards=num_shards))
     )
 
 
 def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExample]) -> int:
-    """Write one file, which appears when it is whole, and return the number of examples.
+    """Write one file, which appears when it is complete, and return the number of examples.
 
     Raises ValueError for numbers that are not finite or do not fit into the dtype of the schema,
     OSError when the file cannot be written.
@@ -98,7 +98,7 @@ def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExa
             writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         for example in examples:
             encoded = features.encode_example(_fields(example, schema))
-            # Maps of protobuf have no order of their own.
+            # Maps of protobuf have no defined order.
             record = serializer.get_tf_example(encoded).SerializeToString(deterministic=True)
             with _errors_of_the_disk(path):
                 writer.write(record)
@@ -110,8 +110,8 @@ def write_records(path: Path, schema: LatentSchema, examples: Iterable[LatentExa
 
 @contextlib.contextmanager
 def _errors_of_the_disk(path: Path) -> Iterator[None]:
-    """Yield ArrayRecord reports a full disk as RuntimeError, as accelerators do their own
-    troubles."""
+    """Convert RuntimeError, which ArrayRecord raises for a full disk, to OSError. Accelerators
+    raise RuntimeError for their own errors."""
     try:
         yield
     except RuntimeError as error:
@@ -119,8 +119,8 @@ def _errors_of_the_disk(path: Path) -> Iterator[None]:
 
 
 def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) -> int:
-    """Complete the TFDS data set in a folder of latents, `counts` examples per file; return the
-    size of the files, which readers compare with what they find."""
+    """Write the metadata of the TFDS data set in a folder of latents, with `counts` examples per
+    file; return the total size of the files, which readers check."""
     data_dir = dataset_folder(folder)
     paths = (record_file(folder, schema, shard, len(counts)) for shard in range(len(counts)))
     num_bytes = sum(path.stat().st_size for path in paths)
@@ -144,8 +144,8 @@ def write_metadata(folder: Path, schema: LatentSchema, counts: Sequence[int]) ->
 
 
 def estimated_bytes(schema: LatentSchema, images: int, files: int, tokens: float = 0.0) -> int:
-    """Return disk space of so many examples in so many files, with `tokens` valid tokens per image.
-    All buckets have about the same number of pixels."""
+    """Return the estimated disk space of `images` examples in `files` files, with `tokens` valid
+    tokens per image. All buckets have about the same number of pixels."""
     example = math.prod(schema.moments_shape) * np.dtype(schema.dtype).itemsize
     if schema.text:
         token = schema.text["width"] * np.dtype(schema.text["dtype"]).itemsize
@@ -154,8 +154,8 @@ def estimated_bytes(schema: LatentSchema, images: int, files: int, tokens: float
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files that killed writers left in a folder of latents. Only while nobody
-    writes into it."""
+    """Delete the temporary files of killed writers in a folder of latents. Nothing else may write
+    into it at the same time."""
     for directory in (folder, dataset_folder(folder)):
         for path in directory.glob(".*.tmp"):
             path.unlink()
@@ -187,8 +187,8 @@ def _fields(example: LatentExample, schema: LatentSchema) -> dict[str, object]:
 
 
 def as_stored(array: np.ndarray, dtype: str, where: str, option: str, network: str) -> np.ndarray:
-    """Return the array in `dtype`; ValueError when that is impossible. `where` says what it holds,
-    `option` sets the dtype, `network` made it."""
+    """Return the array in `dtype`. Raises ValueError for numbers that are not finite or exceed it.
+    For the message: `where` names the array, `option` sets the dtype, `network` computed it."""
     if not np.isfinite(array).all():
         raise ValueError(f"{where} are not finite; check the weights of the {network}")
     largest = float(np.abs(array).max(initial=0.0))

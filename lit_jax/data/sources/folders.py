@@ -35,8 +35,8 @@ IMAGE_SUFFIXES = (
 
 @dataclass(frozen=True)
 class Listed:
-    """A file: its path relative to the folder that was listed, with "/", and its size in bytes
-    (-1 when it cannot be asked for)."""
+    """A file: its path relative to the listed folder, with "/", and its size in bytes (-1 when it
+    is unknown)."""
 
     path: str
     size: int
@@ -87,7 +87,7 @@ class ImageFolder(ImageSource):
         self._endings = tuple(f".{name}" for name in config.captions)
         endings = tuple(ending.lower() for ending in self._endings)
         listed = list_files(self._root, (*IMAGE_SUFFIXES, *endings))
-        # Captions belong to the listing: an encode must not go on after they were changed.
+        # Captions belong to the listing: an encode must not resume after they changed.
         self._listed = listed
         self._paths = [f.path for f in listed if f.path.lower().endswith(IMAGE_SUFFIXES)]
         # Per kind: path of an image without its suffix -> path of the text.
@@ -145,7 +145,7 @@ class ClassFolders(ImageSource):
         )
         count = Counter(file.path.split("/")[0] for file in self._listed)
         require_images([file.path for file in self._listed], self._root)
-        # A class that is never seen would be trained and sampled all the same.
+        # A class without images would still be a class of the model.
         if empty := [name for name in folders if not count[name]]:
             raise ValueError(
                 f"{len(empty)} of {len(folders)} class folders in {self._root} hold no images:"

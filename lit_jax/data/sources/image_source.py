@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-# Errors that say something about this one file. All others (a network file system that does not
-# answer, no file handles, no memory) are the machine's, and the next attempt may not have them.
+# Errors of one file. All others (a network file system that does not answer, no file handles, no
+# memory) are errors of the machine and may not occur in the next attempt.
 _OF_THE_FILE = {
     errno.ENOENT,
     errno.EACCES,
@@ -30,8 +30,8 @@ Image.init()  # before threads ask for them
 
 
 class BrokenImage(ValueError):
-    """An image that cannot be used. The message says why in words that are the same in every run:
-    they end up in a file that must not depend on the run."""
+    """Error of an image that cannot be used. The message is the same in every run, since it is
+    written into a file that must not depend on the run."""
 
 
 class ImageSource(abc.ABC):
@@ -51,8 +51,7 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
-        """Return what image `index` is called in lists: a relative path, or the name in its data
-        set."""
+        """Return the name of image `index`: a relative path, or the name in its data set."""
 
     @abc.abstractmethod
     def encoded(self, index: int) -> bytes:
@@ -65,12 +64,12 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def texts(self, index: int) -> tuple[str, ...]:
-        """Return the text of every kind of `captions`, stripped, "" for one that this image lacks.
-        Raises BrokenImage when it lacks them all, or one cannot be read."""
+        """Return the stripped text of every kind of `captions`, "" for a missing one. Raises
+        BrokenImage when all are missing, or one cannot be read."""
 
     @abc.abstractmethod
     def listing_sha256(self) -> str:
-        """Return hash of what there is to read: names, order and sizes, not the pixels."""
+        """Return a hash of names, order and sizes of the images, without their pixels."""
 
     def load(self, index: int) -> Image.Image:
         """Return the image, in RGB. Raises BrokenImage when it cannot be decoded."""
@@ -91,13 +90,13 @@ def decode_rgb(encoded: bytes) -> Image.Image:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             return image.convert("RGB")
     except MemoryError:
-        raise  # this machine's trouble, not the image's
+        raise  # an error of the machine, not of the image
     except Exception as error:  # decoders raise nearly anything for damaged files
         raise BrokenImage(reason(error)) from error
 
 
 def decode_text(encoded: bytes) -> str:
-    """Return a caption: UTF-8, stripped. Raises BrokenImage when it is something else."""
+    """Return a caption from UTF-8, stripped. Raises BrokenImage for other encodings."""
     try:
         # Editors on Windows begin a file with a byte-order mark.
         text = encoded.decode("utf-8-sig").strip()
@@ -109,14 +108,14 @@ def decode_text(encoded: bytes) -> str:
 
 
 def require_text(texts: Sequence[str]) -> tuple[str, ...]:
-    """Return the texts of an image; BrokenImage when there should be some and all are empty."""
+    """Return the texts of an image. Raises BrokenImage when there are texts and all are empty."""
     if texts and not any(texts):
         raise BrokenImage("the caption is empty")
     return tuple(texts)
 
 
 def reason(error: Exception) -> str:
-    """Return why an image was given up, free of what changes between runs: addresses and paths."""
+    """Return the reason of an error, without addresses and paths, which change between runs."""
     if isinstance(error, BrokenImage):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
@@ -128,8 +127,8 @@ def reason(error: Exception) -> str:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes of a regular file. Raises BrokenImage when it is none or may not be read,
-    OSError when the reason is not the file."""
+    """Return the bytes of a regular file. Raises BrokenImage for other files and for files that
+    may not be read, OSError for errors of the machine."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):
             raise BrokenImage("not a regular file")  # a pipe would wait for ever

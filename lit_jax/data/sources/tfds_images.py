@@ -105,7 +105,7 @@ class TfdsImages(ImageSource):
         return digest.hexdigest()
 
     def _only(self, index: int, feature: str, kind: str) -> Any:
-        """Return the one value of a feature."""
+        """Return the value of a feature that has one."""
         values = getattr(self._record(index)[feature], kind).value
         if len(values) != 1:
             raise BrokenImage(f"the record has {len(values)} values of {feature!r}, not one")
@@ -118,8 +118,8 @@ class TfdsImages(ImageSource):
             try:
                 record = tf_example_pb2.Example.FromString(self._records[index])
             except (DecodeError, RuntimeError) as error:
-                # Any other trouble with a file, as one that cannot be opened, is no trouble of this
-                # image; ArrayRecord has one type of error for all.
+                # ArrayRecord raises RuntimeError for everything; only a damaged record is an error
+                # of this image.
                 if isinstance(error, RuntimeError) and "Corrupted" not in str(error):
                     raise
                 raise BrokenImage("the record is damaged") from error
@@ -135,10 +135,10 @@ def holds_images(folder: Path) -> bool:
 
 
 def prepared_folder(data_dir: Path, name: str) -> Path:
-    """Return the folder with the files of data set `name` under `data_dir`, newest version; `name`
-    may go on with "/config" and "/version", and be empty when `data_dir` is that folder.
+    """Return the folder of data set `name` under `data_dir`, newest version. `name` may end in
+    "/config" and "/version"; it is empty when `data_dir` is that folder.
 
-    Raises ValueError, with what there is, when nothing is prepared there.
+    Raises ValueError, listing the existing folders, when the data set is not prepared.
     """
     folder = data_dir / name
     if not folder.is_dir():

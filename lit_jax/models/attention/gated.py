@@ -285,12 +285,8 @@ class GatedAttention(Mixer):
     )
 
     def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
-        D, keys, values, dtype = (
-            config.hidden_size,
-            config.key_dim,
-            config.value_dim,
-            config.dtype,
-        )
+        D, dtype = config.hidden_size, config.dtype
+        keys, values = config.key_dim, config.value_dim
         self.q = _projection(D, keys, dtype, rngs)
         self.k = _projection(D, keys, dtype, rngs)
         self.v = _projection(D, values, dtype, rngs)

@@ -64,3 +64,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "SDXL-VAE": _RELEASED | {"scaling_factor": 0.13025},
 }
 """Named autoencoders -> fields of AutoencoderConfig."""
+
+ENCODER = ("encoder", "quant_conv")
+"""The parts of the network that make latents."""
