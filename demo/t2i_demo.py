@@ -26,11 +26,10 @@ sys.path.insert(0, str(ROOT))
 from absl import logging
 
 from demo.t2i import detector, models, prompts, report, shapes
-from demo.training_runs import draw_losses, training_effort
+from demo.training_runs import draw_losses, train_to_the_end, training_effort
 from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.commands.encode.job import encode
 from lit_jax.commands.generate.job import generate
-from lit_jax.commands.train.job import train
 from lit_jax.config import EncodeConfig, TrainConfig, from_mapping
 from lit_jax.config.generate import GenerateConfig
 from lit_jax.config.protocol import CAPTIONS
@@ -38,7 +37,6 @@ from lit_jax.models.cost import attention_macs
 from lit_jax.models.functional import abstract_params, count_params
 from lit_jax.runs.progress import duration
 from lit_jax.storage import files
-from lit_jax.training.metrics import TRACE, read_trace
 
 STUDENTS = ("distilled", "inherited", "scratch")
 IMAGES = 10_000
@@ -138,13 +136,7 @@ def train_student(
         f"4/6 student: python -m lit_jax train --config configs/shapes_lit.py:{recipe}"
         f" --workdir {workdir} " + " ".join(f"--config.{k}={v}" for k, v in changed.items())
     )
-    train(from_mapping(TrainConfig, config.to_dict()), workdir)
-    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
-    if reached != config.total_steps:
-        raise ValueError(
-            f"{workdir} is at step {reached} of {config.total_steps}; run the same command again"
-            " to go on, or choose another --out"
-        )
+    train_to_the_end(from_mapping(TrainConfig, config.to_dict()), workdir)
     return workdir
 
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from demo import curves
+from lit_jax.commands.train.job import train
+from lit_jax.config import TrainConfig
+from lit_jax.runs.hosts import Log
 from lit_jax.storage import files
 from lit_jax.training.metrics import TRACE, read_trace
 
@@ -34,6 +37,18 @@ def make_teacher(
         "train_seconds": round(sum(line["clock"]["seconds"] for line in trace)),
     }
     files.write_text((ROOT / dst).with_suffix(".json"), json.dumps(note, indent=2) + "\n")
+
+
+def train_to_the_end(config: TrainConfig, workdir: Path, log: Log | None = None) -> None:
+    """Train, or go on where an earlier call stopped. Raises ValueError for a run that was stopped
+    again before its last step."""
+    train(config, workdir, log)
+    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
+    if reached != config.total_steps:
+        raise ValueError(
+            f"{workdir} is at step {reached} of {config.total_steps}; run the same command again"
+            " to go on, or choose another --out"
+        )
 
 
 def draw_losses(path: Path, models: Mapping[str, Path]) -> None:

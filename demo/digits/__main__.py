@@ -32,10 +32,9 @@ from ml_collections import ConfigDict
 from demo.digits import classifier, dataset, features
 from demo.digits import report as reports
 from demo.digits.teacher import TEACHER, convert_teacher
-from demo.training_runs import draw_losses, training_effort
+from demo.training_runs import draw_losses, train_to_the_end, training_effort
 from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.commands.sample.job import sample
-from lit_jax.commands.train.job import train
 from lit_jax.config import TrainConfig, from_mapping
 from lit_jax.config.protocol import Protocol
 from lit_jax.config.sample import SampleConfig
@@ -45,7 +44,6 @@ from lit_jax.runs.progress import duration
 from lit_jax.sampling.sampler import function_evaluations
 from lit_jax.storage import files
 from lit_jax.storage import png as images
-from lit_jax.training.metrics import TRACE, read_trace
 
 Images = Mapping[str, np.ndarray]  # a loaded samples.npz
 
@@ -117,13 +115,7 @@ def train_student(recipe: str, out: Path, data_dir: Path, seed: int, steps: int 
         f"3/5 student: python -m lit_jax train --config configs/digits_lit.py:{recipe}"
         f" --workdir {workdir} " + " ".join(f"--config.{k}={v}" for k, v in changed.items())
     )
-    train(from_mapping(TrainConfig, config.to_dict()), workdir)
-    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
-    if reached != config.total_steps:
-        raise ValueError(
-            f"{workdir} is at step {reached} of {config.total_steps}; run the same command again"
-            " to go on, or choose another --out"
-        )
+    train_to_the_end(from_mapping(TrainConfig, config.to_dict()), workdir)
     return workdir
 
 

@@ -25,10 +25,10 @@ from ml_collections import ConfigDict
 
 from configs import digits_roadmap
 from demo.digits import classifier, dataset, features
+from demo.training_runs import train_to_the_end
 from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.checkpoints.writing import save_model_dir
 from lit_jax.commands.sample.job import sample
-from lit_jax.commands.train.job import train
 from lit_jax.config import TrainConfig, from_mapping
 from lit_jax.config.protocol import Protocol
 from lit_jax.config.sample import SampleConfig
@@ -36,7 +36,6 @@ from lit_jax.models import registry
 from lit_jax.runs.progress import duration
 from lit_jax.sampling.sampler import function_evaluations
 from lit_jax.storage import files
-from lit_jax.training.metrics import TRACE, read_trace
 
 BATCH = 250  # images drawn at once
 SOURCE = "source"
@@ -218,7 +217,7 @@ def execute(run: Run) -> dict[str, Any]:
     if run.untrained:
         save_untrained(config, workdir)
     else:
-        train_to_the_end(run, config, workdir)
+        train_to_the_end(config, workdir, log=quiet)
     if run.row == SOURCE:
         save_sources(workdir, out / "models")
         shutil.rmtree(workdir)
@@ -250,13 +249,6 @@ def execute(run: Run) -> dict[str, Any]:
     shutil.rmtree(workdir)  # the result and the samples stay
     jax.clear_caches()  # the programs of eighty runs would fill the memory
     return result
-
-
-def train_to_the_end(run: Run, config: TrainConfig, workdir: Path) -> None:
-    train(config, workdir, log=quiet)
-    reached = max((line["step"] for line in read_trace(workdir / TRACE)), default=0)
-    if reached != config.total_steps:
-        raise ValueError(f"{run.name} was stopped at step {reached}; the same command resumes it")
 
 
 def save_untrained(config: TrainConfig, workdir: Path) -> None:

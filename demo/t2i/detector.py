@@ -111,14 +111,14 @@ def _overlap(shape: str, alpha_HxW: np.ndarray, x: float, y: float) -> float:
 
 @functools.cache
 def _centre_of_mass(shape: str) -> tuple[float, float]:
-    """Where the centre of mass lies, seen from the centre of the shape."""
+    """Return the offset of the centre of mass from the centre of the shape."""
     middle = SIDE / 2
     y, x = ndimage.center_of_mass(coverage(shape, middle, middle))
     return float(x) + 0.5 - middle, float(y) + 0.5 - middle
 
 
 def is_correct(found: Sequence[Found], prompt: Mapping[str, Any]) -> bool:
-    """Whether an image shows what its prompt asks for, by the rules of GenEval's evaluation.
+    """Return whether an image shows the content of its prompt, by the rules of GenEval.
 
     For every entry of `include` the `count` surest things of its class are looked at: all of them
     must have its colour, and all must be placed as it says to all those of the entry it names. No
@@ -145,7 +145,7 @@ def is_correct(found: Sequence[Found], prompt: Mapping[str, Any]) -> bool:
 
 
 def is_placed(thing: Found, where: str, other: Found) -> bool:
-    """Whether a thing is `where`, seen from the other one, as GenEval decides it.
+    """Return whether a thing is `where`, seen from the other one, as GenEval decides it.
 
     The distance of the centres along an axis counts beyond a tenth of both sides together; the
     direction of what is left must be within 60 degrees of the axis.

@@ -27,7 +27,7 @@ COLUMNS = 3
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one model: shares of correct images, and what it cost.
+    """Measurements of one model: shares of correct images, and what it cost.
 
     `steps` and `train_seconds` are those of this model alone; `attention_macs` are the
     multiply-accumulates of all self-attention mixers in one forward pass of one image.

@@ -44,7 +44,7 @@ NUMBERS = ("one", "two", "three", "four")
 """Words for 1, 2, 3, 4."""
 
 RELATIONS = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-"""Where a thing is, seen from another one -> the same, seen from the first."""
+"""Position of a thing, seen from another one -> the same, seen from the first."""
 
 _STEPS = 4  # samples per pixel and axis
 _KINDS = {"one": 0.2, "two": 0.5, "many": 0.3}

@@ -71,15 +71,6 @@ def _broadcast(content: bytes) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).astype(np.uint8).tobytes()
 
 
-def as_first_process_sees(array: np.ndarray) -> np.ndarray:
-    """Return `array` of process 0 on every process.
-
-    A network file system may show different files to different hosts; what the processes do
-    together must not depend on that.
-    """
-    return np.asarray(multihost_utils.broadcast_one_to_all(array))
-
-
 # A network file system may keep reporting a file as missing for a while after it was written.
 SECONDS_TO_APPEAR = 120.0
 

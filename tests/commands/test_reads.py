@@ -12,9 +12,12 @@ import pytest
 from lit_jax.checkpoints.identity import FLOAT_SHA256, IDENTITY
 from lit_jax.checkpoints.model_folder import ModelFolder, identity_entries
 from lit_jax.checkpoints.stored import StoredArrays
+from lit_jax.commands.encode.job import encode
 from lit_jax.commands.generate.job import generate
+from lit_jax.commands.train.job import train
+from lit_jax.config import DistillConfig, InheritConfig
 from lit_jax.config.protocol import Protocol
-from support import generate_cases, tiny_runs
+from support import encode_cases, generate_cases, tiny_runs
 from support.sampling import sample
 
 
@@ -60,3 +63,27 @@ def test_sample(tmp_path: Path, reads: Counter[str]) -> None:
     assert reads == {"dit": 1}
     sample(model, tmp_path / "s", 2, Protocol(steps="ddim2", sampler="ddim"))
     assert reads == {"dit": 1}  # a finished output needs no parameters
+
+
+def test_encode(tmp_path: Path, reads: Counter[str]) -> None:
+    vae = record(encode_cases.save_vae(tmp_path / "vae"))
+    images = encode_cases.save_images(tmp_path / "images", 5)
+    reads.clear()
+    encode(encode_cases.config_for(vae, images), tmp_path / "out", lambda _: None)
+    assert reads == {"vae": 1}
+
+
+@pytest.mark.parametrize("name", ["teacher", "source"])
+def test_train(data_dir: Path, tmp_path: Path, reads: Counter[str], name: str) -> None:
+    """A teacher that is the source, too, is read once."""
+    teacher = record(tiny_runs.save_model(tmp_path / "teacher"))
+    source = record(tiny_runs.save_model(tmp_path / name)) if name == "source" else teacher
+    reads.clear()
+    config = tiny_runs.run_config(
+        data_dir,
+        total_steps=2,
+        distill=DistillConfig(teacher=str(teacher)),
+        inherit=InheritConfig(source=str(source)),
+    )
+    train(config, tmp_path / "run", lambda _: None)
+    assert reads == {"teacher": 1, name: 1}

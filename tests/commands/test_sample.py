@@ -20,12 +20,14 @@ from PIL import Image
 
 import lit_jax
 from lit_jax import sharding
+from lit_jax.checkpoints.identity import params_sha256
 from lit_jax.checkpoints.model_folder import ModelFolder
 from lit_jax.commands.sample import job
 from lit_jax.config import MeshConfig
 from lit_jax.config.protocol import Protocol
 from lit_jax.sampling.labels import assign_labels
 from support import kills, tiny_runs
+from support.models import load_model_dir
 from support.sampling import sample
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -65,7 +67,7 @@ def test_files(written: Path, teacher: Path) -> None:
     record = json.loads((written / "sample.json").read_text())
     assert record == {
         "model": str(teacher),
-        "weights_sha256": ModelFolder(teacher).sha256,
+        "weights_sha256": params_sha256(load_model_dir(teacher)[1]),
         "windows": None,
         "protocol": dataclasses.asdict(GUIDED),
         "network_evaluations": 12,
@@ -115,6 +117,8 @@ def test_two_processes_draw_the_same(written: Path, teacher: Path, tmp_path: Pat
     ]
     outputs = [tiny_runs.finish(program) for program in programs]
     assert "2 of 3 shards are left" in outputs[0]
+    # Each draws one of the two; only process 0 prints.
+    assert outputs[0].count("\nshard ") == 1
     assert f"wrote {out}" in outputs[0] and "shard" not in outputs[1]
     assert sorted(p.name for p in out.iterdir()) == FILES
     assert np.abs(pixels(written) - pixels(out)).max() <= 1

@@ -143,7 +143,7 @@ def spoiled(tmp_path: Path, path: str, block: int, value: float) -> str:
 def last_good(workdir: Path, run: Any) -> tuple[list[int], dict[str, Any]]:
     """Steps on disk, and the latest state."""
     with job.checkpoint.open_manager(workdir, 2, 1) as manager:
-        _, state = job.start(dataclasses.replace(run, log=lambda text: None), manager)
+        _, state = job.start(dataclasses.replace(run, log=lambda text: None), manager, {})
     return checkpoints(workdir), {"params": state.params, "opt_state": state.opt_state}
 
 

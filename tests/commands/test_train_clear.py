@@ -107,7 +107,7 @@ def stored_state(config: TrainConfig, workdir: Path) -> Any:
     """The last checkpoint, parameters as well as their average."""
     run = job.check(config, workdir, silent)
     with checkpoint.open_manager(workdir, 2, 1) as manager:
-        _, state = job.start(run, manager)
+        _, state = job.start(run, manager, job.load_teacher(run))
     run.data.close()
     return state
 

@@ -83,7 +83,7 @@ def test_scale_reaches_the_step(latents: DataConfig, tmp_path: Path) -> None:
         data = dataclasses.replace(latents, vae=str(vae), data_dir=str(tmp_path / str(scale)))
         run = job.check(run_config(data), tmp_path / "run", lambda text: None)
         with job.checkpoint.open_manager(tmp_path / str(scale), 1, 1) as manager:
-            task, state = job.start(run, manager)
+            task, state = job.start(run, manager, job.load_teacher(run))
         batch = next(run.data)
         starts.append(np.asarray(noised_example(task, state.step, batch, state.params)["x_start"]))
     np.testing.assert_allclose(starts[0], 2 * starts[1], rtol=1e-6)

@@ -18,10 +18,10 @@ from lit_jax.data.latents.writer import (
     LatentExample,
     estimated_bytes,
     record_file,
-    remove_leftovers,
     write_metadata,
     write_records,
 )
+from lit_jax.runs.output import remove_leftovers
 
 SCHEMA = LatentSchema(
     vae={},

@@ -86,7 +86,8 @@ def test_the_number_of_a_process_may_be_used_again(tmp_path: Path) -> None:
     holder = dataclasses.replace(Holder.current(), started="1")
     (tmp_path / LOCK).write_text(json.dumps(dataclasses.asdict(holder)))
     with locked(tmp_path, lambda _: None):
-        pass
+        assert json.loads((tmp_path / LOCK).read_text())["started"] == Holder.current().started
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lock_of_another_host_is_stale_without_a_heartbeat(

@@ -45,7 +45,7 @@ from lit_jax.data.latents.schema import (
     write_array,
     write_schema,
 )
-from lit_jax.data.latents.writer import remove_leftovers, write_metadata
+from lit_jax.data.latents.writer import write_metadata
 from lit_jax.runs.hosts import SECONDS_TO_APPEAR, Log, log_on_first_process, share
 from lit_jax.runs.output import Output
 from lit_jax.runs.progress import Progress
@@ -201,7 +201,6 @@ def finish(plan: Plan) -> None:
     skipped = [image for shard in sorted(results) for image in results[shard].skipped]
     counts = [results[shard].count for shard in range(plan.num_shards)]
     schema = plan.schema(sum(counts), len(skipped))
-    remove_leftovers(plan.out)
     num_bytes = write_metadata(plan.out, schema, counts)
     write_skipped(plan, skipped)
     if schema.buckets:

@@ -82,7 +82,7 @@ def generate(config: GenerateConfig, log: Log = log_on_first_process) -> Path:
         announce(images, len(left), log)
         output.begin()
         if jax.process_index() == 0:
-            pictures.remove_leftovers()
+            pictures.remove_leftovers(output)
         draw(images, pictures, output, share(left), present, mesh, phases, log)
         output.close(lambda: finish(images, pictures, output))
         if jax.process_index() == 0:

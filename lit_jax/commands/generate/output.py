@@ -6,7 +6,6 @@ Letters: H x W pixels, C channels (1 or 3).
 from __future__ import annotations
 
 import contextlib
-import glob
 import hashlib
 import json
 import math
@@ -21,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from lit_jax.commands.generate.checks import INFORMATION, Plan
 from lit_jax.runs.hosts import Log, await_files
-from lit_jax.runs.output import Output
+from lit_jax.runs.output import Output, remove_leftovers
 from lit_jax.runs.requests import differences, plain
 from lit_jax.sampling.prompts import Prompt
 from lit_jax.storage import files
@@ -140,13 +139,12 @@ class Pictures:
         made |= {name for p in prompts for name in (p.grid, p.metadata_file) if name}
         return all((out / name).exists() for name in made)
 
-    def remove_leftovers(self) -> None:
-        """Remove images that a killed process left half written, beside the PNG of one prompt."""
-        (prompt, *others) = self.plan.prompts
-        if self.of_folder is None and not others:
-            for name in (*prompt.images, prompt.grid):
-                for path in self.plan.folder.glob(f".{glob.escape(name)}.*.tmp") if name else ():
-                    path.unlink(missing_ok=True)
+    def remove_leftovers(self, output: Output) -> None:
+        """Remove images that a killed process left half written beside the PNG of one prompt."""
+        if self.of_folder is None:
+            (prompt,) = self.plan.prompts
+            names = (*prompt.images, prompt.grid)
+            remove_leftovers(output.home, *(self.plan.folder / name for name in names if name))
 
     def finish(self) -> list[dict[str, Any]]:
         """Write the grids and metadata that follow from the images; return prompts and files for

@@ -39,7 +39,6 @@ from lit_jax.data.latents.schema import (
 )
 from lit_jax.data.latents.writer import (
     record_file,
-    remove_leftovers,
     write_metadata,
     write_records,
 )
@@ -130,7 +129,6 @@ def finish(plan: Plan, schema: LatentSchema, mesh: Mesh) -> None:
     """Describe the data set; `schema.json` is last. On process 0, after all shards."""
     spans = [plan.shards.span(number) for number in range(len(plan.shards))]
     await_files(record_file(plan.out, schema, n, len(spans)) for n in range(len(spans)))
-    remove_leftovers(plan.out)
     num_bytes = write_metadata(plan.out, schema, [stop - start for start, stop in spans])
     if schema.buckets:  # all examples are in the only one
         write_array(plan.out / BUCKETS, np.zeros(schema.count, np.uint8))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from lit_jax import sharding
 from lit_jax.checkpoints.identity import TEXT_ENCODER, VAE
@@ -59,7 +60,7 @@ def train_locked(run: Run) -> Path:
     teacher = load_teacher(run)
     manager = checkpoint.open_manager(run.workdir, config.keep_checkpoints, config.checkpoint_every)
     try:
-        task, state = start(run, manager)
+        task, state = start(run, manager, teacher)
         if (done := int(state.step)) >= config.total_steps:
             run.log(f"nothing to do: total_steps is {config.total_steps}, step {done} is reached")
             return run.workdir
@@ -83,7 +84,7 @@ def load_teacher(run: Run) -> Any:
     return run.teacher_folder.params(run.mesh)
 
 
-def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
+def start(run: Run, manager: Any, teacher: Any) -> tuple[Task, TrainState]:
     """Return the task and its first state. Where the parameters come from, in this order:
 
     1. a checkpoint in the workdir: the run is resumed, data position included;
@@ -125,7 +126,7 @@ def start(run: Run, manager: Any) -> tuple[Task, TrainState]:
     init = functools.partial(functional.init_params, run.student)
     params = jax.jit(init, out_shardings=shardings.params)(jax.random.key(config.seed))
     if run.source is not None:
-        params = inherit_params(run, params)
+        params = inherit_params(run, params, teacher)
     else:
         run.log(f"from scratch: {functional.count_params(params):,} parameters, seed {config.seed}")
     params = with_null_caption(run, params)
@@ -145,12 +146,16 @@ def with_null_caption(run: Run, params: Any) -> Any:
     return functional.with_parameter(params, path, null)
 
 
-def inherit_params(run: Run, params: Any) -> Any:
-    """Apply the inheritance policy; print the report and saves it in the workdir."""
+def inherit_params(run: Run, params: Any, teacher: Any) -> Any:
+    """Apply the inheritance policy; print the report and save it in the workdir."""
     settings = run.config.inherit
     assert run.source is not None
     source: Any = run.source.config
-    source_params = run.source.params(run.mesh)
+    if run.teacher_folder is not None and run.source.path == run.teacher_folder.path:
+        # A copy: the step donates the student's parameters, the teacher's stay.
+        source_params = jax.tree.map(jnp.copy, teacher)
+    else:
+        source_params = run.source.params(run.mesh)
     params, report = inherit(
         run.student,
         params,

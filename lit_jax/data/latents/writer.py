@@ -153,14 +153,6 @@ def estimated_bytes(schema: LatentSchema, images: int, files: int, tokens: float
     return images * (example + _BYTES_PER_EXAMPLE) + files * _BYTES_PER_FILE
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files of killed writers in a folder of latents. Nothing else may write
-    into it at the same time."""
-    for directory in (folder, dataset_folder(folder)):
-        for path in directory.glob(".*.tmp"):
-            path.unlink()
-
-
 def _template(folder: Path, schema: LatentSchema) -> tfds.core.ShardedFileTemplate:
     return tfds.core.ShardedFileTemplate(
         data_dir=os.fspath(dataset_folder(folder)),

@@ -8,7 +8,7 @@ from lit_jax.config.typed import limit, require, unknown_name
 from lit_jax.models.transformer.shape import LabelledShape, Size
 
 BID_MODES = ("layer", "seq")
-"""Whether the tokens turn round after every layer, or run forward in all."""
+"""Orders of the tokens: turned round after every layer, or forward in all."""
 
 MLP_MULTIPLE = 256
 """The inner width of the MLP is rounded up to a multiple of this."""

@@ -9,7 +9,7 @@ from lit_jax.models.attention import is_softmax
 from lit_jax.models.transformer.shape import Size, TransformerShape
 
 KV_SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
-"""How key and value tokens are compressed: learned filters, nearest pixel of a smaller grid, every
+"""Compression of key and value tokens: learned filters, nearest pixel of a smaller grid, every
 s-th row and column, every s-th token."""
 
 OFFICIAL_HEADS = {1152: 16}

@@ -8,10 +8,10 @@ from typing import Any
 from lit_jax.config.typed import limit, require, unknown_name
 
 TOKENIZER_FILE = "tokenizer/spiece.model"
-"""Where a model folder of a T5 holds its sentencepiece model."""
+"""Path of the sentencepiece model in a model folder of a T5."""
 
 WEIGHTS = ("float", "int8")
-"""How the matrices are held: as they are, or as int8 with scales (`models.int8`)."""
+"""Storage of the matrices: as they are, or as int8 with scales (`models.int8`)."""
 
 
 @dataclass(frozen=True)

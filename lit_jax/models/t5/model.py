@@ -92,7 +92,7 @@ class TokenTable(nnx.Module):
 
 DENSE: dict[str, Any] = {"float": functools.partial(Dense, use_bias=False), "int8": Int8Dense}
 TABLES: dict[str, Any] = {"float": TokenTable, "int8": Int8TokenTable}
-"""How matrices are held (`T5Config.weights`) -> the layer on one, without bias."""
+"""Storage of the matrices (`T5Config.weights`) -> the layer on one, without bias."""
 
 
 class RelativeBias(nnx.Module):
